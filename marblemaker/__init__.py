@@ -1,0 +1,3 @@
+"""The application: settings, wiring, commands."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,322 @@
+"""The ``marble`` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from marblemaker import __version__
+from marblemaker.console import Console, summary_lines
+from marblemaker.settings import (
+    Settings,
+    SettingsError,
+    instruments_of,
+    load_settings,
+    read_document,
+)
+from streams.instrument import Instrument
+from streams.recording import RecordingError, read_manifest
+
+__all__ = ["main"]
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+_SECRETS = (
+    "DATABENTO_API_KEY",
+    "LIGHTER_ACCOUNT_INDEX",
+    "LIGHTER_API_KEY_INDEX",
+    "LIGHTER_API_SECRET",
+    "LIGHTER_TESTNET_ACCOUNT_INDEX",
+    "LIGHTER_TESTNET_API_KEY_INDEX",
+    "LIGHTER_TESTNET_API_SECRET",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    console = Console(as_json=arguments.json)
+    command: Callable[[argparse.Namespace, Console], int] = arguments.command
+    try:
+        return command(arguments, console)
+    except SettingsError as error:
+        return console.error(str(error), WRONG_USE)
+    except (RecordingError, _Failure) as error:
+        return console.error(str(error), FAILED)
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        return console.error(f"{what}{error.strerror or error}", FAILED)
+    except KeyboardInterrupt:
+        return console.error("interrupted; nothing half-written was left", INTERRUPTED)
+
+
+class _Failure(RuntimeError):
+    """A command could not do what it was asked."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="marble",
+        description="Reactive market making: reference quotes in, post-only orders out.",
+        epilog="Exit codes: 0 done, 1 diverged or failed, 2 wrong use, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"marblemaker {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "replay the bundled recording")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
+    _settings_options(demo)
+
+    replay = _command(commands, "replay", _replay, "run a recording through the graph")
+    replay.add_argument("recording", type=Path, metavar="RECORDING")
+    _settings_options(replay)
+    replay.add_argument(
+        "--engine", choices=("rx", "compiled"), default="rx", help="rx: the reactive graph"
+    )
+    replay.add_argument(
+        "--venue",
+        choices=("recorded", "simulated"),
+        help="whose answers orders get (default: recorded if the recording has any)",
+    )
+    replay.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME)")
+    replay.add_argument(
+        "--overwrite", action="store_true", help="replace a run or recording that is there"
+    )
+
+    _import_commands(commands)
+
+    bench = _command(commands, "bench", _bench, "measure replay speed on a generated session")
+    bench.add_argument("--quotes", type=int, default=2_000_000, help="quotes in the session")
+    bench.add_argument("--runs", type=int, default=5, help="how often each measurement is taken")
+
+    _command(commands, "doctor", _doctor, "versions, settings, credentials, free disk").add_argument(
+        "--config", type=Path, metavar="FILE"
+    )
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, TOML")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="one setting over the file"
+    )
+
+
+def _import_commands(commands: Any) -> None:
+    importer = commands.add_parser("import", help="make a recording from files")
+    kinds = importer.add_subparsers(required=True, metavar="KIND")
+
+    dbn = _command(kinds, "databento", _import_databento, "a DBN file, one feed")
+    dbn.add_argument("file", type=Path, metavar="FILE")
+    dbn.add_argument("--symbol", required=True, help="which instrument of the file, e.g. NVDA")
+    dbn.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
+
+    csv = _command(kinds, "lighter-csv", _import_lighter_csv, "a capture of Lighter's BBO, one feed")
+    csv.add_argument("file", type=Path, metavar="FILE")
+    csv.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
+    csv.add_argument("--symbol", required=True, help="the market, e.g. ETH")
+    csv.add_argument("--price-decimals", type=int, required=True)
+    csv.add_argument("--size-decimals", type=int, required=True)
+
+    frames = _command(kinds, "frames", _import_frames, "Parquet files of quotes, both feeds")
+    frames.add_argument("--signal", type=Path, required=True, metavar="FILE")
+    frames.add_argument("--target", type=Path, required=True, metavar="FILE")
+    _settings_options(frames)
+
+    for parser in (dbn, csv, frames):
+        parser.add_argument("--out", type=Path, required=True, metavar="RECORDING")
+        parser.add_argument(
+            "--replace", action="store_true", help="replace a feed that is there already"
+        )
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _settings(arguments: argparse.Namespace, recording: Path | None) -> Settings:
+    return load_settings(
+        config=read_document(arguments.config) if arguments.config is not None else None,
+        overrides=arguments.set,
+        manifest=read_manifest(recording) if recording is not None else None,
+    )
+
+
+def _replay(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.replay import ReplayError, replay
+
+    if arguments.engine == "compiled":
+        raise SettingsError("--engine compiled is not part of this version; use --engine rx")
+    settings = _settings(arguments, arguments.recording)
+    name = arguments.recording.resolve().name
+    out: Path = arguments.out if arguments.out is not None else Path("runs") / name
+    try:
+        with console.progress(f"replay {name}") as progress:
+            summary = replay(
+                arguments.recording,
+                settings,
+                out,
+                venue=arguments.venue,
+                overwrite=arguments.overwrite or arguments.out is None,
+                progress=progress,
+            )
+    except ReplayError as error:
+        raise _Failure(str(error)) from error
+    summary["run"] = str(out)
+    console.result(summary, summary_lines(summary, settings))
+    return DONE
+
+
+def _demo(arguments: argparse.Namespace, console: Console) -> int:
+    arguments.recording = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
+    arguments.engine, arguments.venue, arguments.overwrite = "rx", None, True
+    return _replay(arguments, console)
+
+
+def _import_databento(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.importing import import_databento
+
+    return _report_import(
+        console,
+        arguments.out,
+        import_databento(
+            arguments.file,
+            symbol=arguments.symbol,
+            role=arguments.role,
+            out=arguments.out,
+            replace=arguments.replace,
+        ),
+    )
+
+
+def _import_lighter_csv(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.importing import import_lighter_csv
+
+    _check_decimals(arguments)
+    return _report_import(
+        console,
+        arguments.out,
+        import_lighter_csv(
+            arguments.file,
+            role=arguments.role,
+            symbol=arguments.symbol,
+            price_decimals=arguments.price_decimals,
+            size_decimals=arguments.size_decimals,
+            out=arguments.out,
+            replace=arguments.replace,
+        ),
+    )
+
+
+def _check_decimals(arguments: argparse.Namespace) -> None:
+    try:
+        Instrument(
+            symbol=arguments.symbol,
+            venue="LIGHTER",
+            price_decimals=arguments.price_decimals,
+            size_decimals=arguments.size_decimals,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _import_frames(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.importing import import_frames
+
+    document = read_document(arguments.config) if arguments.config is not None else {}
+    settings = load_settings(config=document, overrides=arguments.set)
+    return _report_import(
+        console,
+        arguments.out,
+        import_frames(
+            arguments.signal,
+            arguments.target,
+            instruments_of(settings),
+            arguments.out,
+            settings=document,
+            replace=arguments.replace,
+        ),
+    )
+
+
+def _report_import(console: Console, out: Path, results: Any) -> int:
+    import msgspec
+
+    every = results if isinstance(results, list | tuple) else [results]
+    documents = [msgspec.to_builtins(result) for result in every]
+    lines = []
+    for document in documents:
+        refused = sum(document["refused"].values())
+        lines.append(
+            f"{document['role']}: {document['rows_in']:,} in, {document['rows_out']:,} out, "
+            f"{refused:,} refused"
+            + "".join(f"\n  {reason}: {n:,}" for reason, n in document["refused"].items())
+        )
+    console.result({"recording": str(out), "feeds": documents}, [*lines, f"recording: {out}"])
+    return DONE
+
+
+def _bench(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.bench import bench
+
+    if arguments.quotes < 1 or arguments.runs < 1:
+        raise SettingsError("--quotes and --runs must be at least 1")
+    result, lines = bench(arguments.quotes, arguments.runs, console)
+    console.result(result, lines)
+    return DONE
+
+
+def _doctor(arguments: argparse.Namespace, console: Console) -> int:
+    import shutil
+
+    import msgspec
+
+    from marblemaker.replay import versions
+
+    settings = load_settings(
+        config=read_document(arguments.config) if arguments.config is not None else None
+    )
+    free = shutil.disk_usage(Path.cwd()).free
+    result = {
+        "versions": versions(),
+        "platform": sys.platform,
+        "cores": os.cpu_count(),
+        "free_disk_bytes": free,
+        "writable": os.access(Path.cwd(), os.W_OK),
+        # Present or not, never the value.
+        "credentials": {name: bool(os.environ.get(name)) for name in _SECRETS},
+        "settings": msgspec.to_builtins(settings),
+    }
+    lines = [f"{name} {version}" for name, version in versions().items()]
+    lines += [
+        f"{sys.platform}, {os.cpu_count()} cores, {free / 1e9:.1f} GB free, "
+        f"folder {'writable' if result['writable'] else 'NOT WRITABLE'}",
+        "credentials: "
+        + ", ".join(
+            f"{name} {'present' if os.environ.get(name) else 'absent'}" for name in _SECRETS
+        ),
+        "settings in force:",
+        *(
+            f"  {section}.{key} = {json.dumps(value)}"
+            for section, body in msgspec.to_builtins(settings).items()
+            for key, value in body.items()
+        ),
+    ]
+    console.result(result, lines)
+    return DONE if result["writable"] else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

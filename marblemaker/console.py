@@ -1,0 +1,135 @@
+"""What a person (or a script) sees of a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from marblemaker.settings import Settings
+from streams.clock import Instant
+from streams.instrument import format_units
+
+__all__ = ["Console", "iso", "summary_lines"]
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+def iso(ts: int) -> str:
+    """Write an instant as ISO 8601, UTC, with all nine decimals."""
+    return f"{Instant.at(ts):%Y-%m-%dT%H:%M:%S}.{ts % 10**9:09d}Z"
+
+
+class Console:
+    """Prints results to standard output, everything else to standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        """With ``as_json`` a result is one JSON document."""
+        self.as_json = as_json
+
+    def result(self, document: Any, lines: Sequence[str]) -> None:
+        """Print what a command found."""
+        print(json.dumps(document, indent=2) if self.as_json else "\n".join(lines))
+
+    def error(self, message: str, code: int) -> int:
+        """Print what went wrong; give the exit code back."""
+        if self.as_json:
+            print(json.dumps({"error": message, "exit_code": code}))
+        print(f"marble: {message}", file=sys.stderr)
+        return code
+
+    def note(self, message: str) -> None:
+        """Print something along the way."""
+        print(message, file=sys.stderr)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Any]:
+        """Give a callback for progress: a bar on a terminal, a line now and then elsewhere."""
+        if sys.stderr.isatty():
+            with self._bar(title) as update:
+                yield update
+            return
+        started = last = time.monotonic()
+
+        def line(done: int, total: int, ts: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _LINE_EVERY_SECONDS:
+                last = now
+                rate = done / (now - started)
+                left = max(total - done, 0) / rate if rate else 0.0
+                self.note(
+                    f"{title}: {done:,} of {total:,}, {rate:,.0f} events/s, at {iso(ts)}, "
+                    f"{left:.0f} s left"
+                )
+
+        yield line
+
+    @contextmanager
+    def _bar(self, title: str) -> Iterator[Any]:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        started = time.monotonic()
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]} events/s"),
+            TextColumn("{task.fields[at]}"),
+            TimeRemainingColumn(),
+            console=RichConsole(stderr=True),
+            transient=True,
+        ) as progress:
+            task = progress.add_task(title, total=None, rate="", at="")
+
+            def update(done: int, total: int, ts: int) -> None:
+                rate = done / max(time.monotonic() - started, 1e-9)
+                progress.update(
+                    task, completed=done, total=total, rate=f"{rate:,.0f}", at=iso(ts)[11:23]
+                )
+
+            yield update
+
+
+def summary_lines(summary: dict[str, Any], settings: Settings) -> list[str]:
+    """Tell a trader what a run did."""
+    inputs, orders, fills = summary["inputs"], summary["orders"], summary["fills"]
+    first, last = summary["first_ts"], summary["last_ts"]
+    venue = summary["venue"] + (f", fills on {summary['fill_model']}" if summary["fill_model"] else "")
+    decisions = ", ".join(f"{n:,} {name}" for name, n in summary["decisions"].items()) or "none"
+    statuses = ", ".join(f"{n:,} {name.lower()}" for name, n in orders.items() if name != "total")
+    makers = ", ".join(f"{n:,} {name}" for name, n in fills.items() if name != "total")
+    lines = [
+        f"REPLAY  {summary['signal']} → {summary['target']}   preset {summary['preset']}, "
+        f"venue {venue}",
+        f"  session    {iso(first)} to {iso(last)}",
+        f"  inputs     {inputs['signal']:,} signal and {inputs['target']:,} target quotes, "
+        f"{inputs['account']:,} answers of the venue; {summary['ties']:,} ties between feeds",
+        f"  quoting    {format_units(settings.trade_size)} a side, "
+        f"±{settings.strategy.half_spread_bps:g} bps, at most {settings.strategy.max_position}",
+        f"  decisions  {decisions}",
+        f"  orders     {orders['total']:,}: {statuses}" if orders["total"] else "  orders     none",
+        f"  fills      {fills['total']:,}: {makers}" if fills["total"] else "  fills      none",
+        f"  traded     bought {summary['bought']}, sold {summary['sold']}; "
+        f"position between {summary['max_short']} and {summary['max_long']}, "
+        f"at the end {summary['position']}",
+        f"  P&L        {summary['pnl']} after fees of {summary['fees']}, "
+        f"marked at {summary['mark']} (of the fill model, not a promise)",
+    ]
+    withdrawn = summary["reasons"]
+    if withdrawn:
+        lines.append("  not quoted because")
+        lines += [f"    {n:>9,}  {reason}" for reason, n in withdrawn.items()]
+    if summary["anomalies"]:
+        lines.append("  venue said, and it did not fit")
+        lines += [f"    {n:>9,}  {what}" for what, n in summary["anomalies"].items()]
+    lines += [
+        f"  speed      {summary['events_per_second']:,} events/s, {summary['seconds']} s in all",
+        f"  digest     {summary['digest']}",
+        f"  run        {summary['run']}",
+    ]
+    return lines

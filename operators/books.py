@@ -1,0 +1,27 @@
+"""Which books may be quoted on."""
+
+from typing import Final
+
+__all__ = ["CROSSED", "FAULTS", "SOUND", "ZERO_PRICE", "ZERO_SIZE", "book_fault"]
+
+SOUND: Final = 0
+ZERO_PRICE: Final = 1
+ZERO_SIZE: Final = 2
+CROSSED: Final = 3
+
+FAULTS: Final = {ZERO_PRICE: "zero price", ZERO_SIZE: "zero size", CROSSED: "crossed"}
+"""The words that a refusal gives as its reason."""
+
+
+def book_fault(bid_px: int, ask_px: int, bid_sz: int, ask_sz: int) -> int:
+    """Judge a book that has both sides; a step.
+
+    A locked book (bid = ask) is sound: it has a mid. Sizes that are not known are given as 1.
+    """
+    if bid_px <= 0 or ask_px <= 0:
+        return 1
+    if bid_sz <= 0 or ask_sz <= 0:
+        return 2
+    if bid_px > ask_px:
+        return 3
+    return 0
