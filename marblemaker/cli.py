@@ -26,6 +26,8 @@ __all__ = ["main"]
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
+BUNDLED = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
+
 _SECRETS = (
     "DATABENTO_API_KEY",
     "LIGHTER_ACCOUNT_INDEX",
@@ -95,9 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quotes", type=int, default=2_000_000, help="quotes in the session")
     bench.add_argument("--runs", type=int, default=5, help="how often each measurement is taken")
 
-    _command(commands, "doctor", _doctor, "versions, settings, credentials, free disk").add_argument(
-        "--config", type=Path, metavar="FILE"
-    )
+    _command(
+        commands, "doctor", _doctor, "versions, settings, credentials, free disk"
+    ).add_argument("--config", type=Path, metavar="FILE")
     return parser
 
 
@@ -124,7 +126,9 @@ def _import_commands(commands: Any) -> None:
     dbn.add_argument("--symbol", required=True, help="which instrument of the file, e.g. NVDA")
     dbn.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
 
-    csv = _command(kinds, "lighter-csv", _import_lighter_csv, "a capture of Lighter's BBO, one feed")
+    csv = _command(
+        kinds, "lighter-csv", _import_lighter_csv, "a capture of Lighter's BBO, one feed"
+    )
     csv.add_argument("file", type=Path, metavar="FILE")
     csv.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
     csv.add_argument("--symbol", required=True, help="the market, e.g. ETH")
@@ -180,7 +184,9 @@ def _replay(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _demo(arguments: argparse.Namespace, console: Console) -> int:
-    arguments.recording = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
+    arguments.recording = (
+        Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
+    )
     arguments.engine, arguments.venue, arguments.overwrite = "rx", None, True
     return _replay(arguments, console)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from marblemaker.settings import Settings
-from streams.clock import Instant
+from streams.instant import Instant
 from streams.instrument import format_units
 
 __all__ = ["Console", "iso", "summary_lines"]
@@ -99,7 +99,9 @@ def summary_lines(summary: dict[str, Any], settings: Settings) -> list[str]:
     """Tell a trader what a run did."""
     inputs, orders, fills = summary["inputs"], summary["orders"], summary["fills"]
     first, last = summary["first_ts"], summary["last_ts"]
-    venue = summary["venue"] + (f", fills on {summary['fill_model']}" if summary["fill_model"] else "")
+    venue = summary["venue"]
+    if summary["fill_model"]:
+        venue += f", fills on {summary['fill_model']}"
     decisions = ", ".join(f"{n:,} {name}" for name, n in summary["decisions"].items()) or "none"
     statuses = ", ".join(f"{n:,} {name.lower()}" for name, n in orders.items() if name != "total")
     makers = ", ".join(f"{n:,} {name}" for name, n in fills.items() if name != "total")

@@ -1,9 +1,9 @@
 """Quoting: the graph from two feeds and our own orders to decisions, itself an operator.
 
-    signal ─ mid ─ residual ─┐
-                             ├─ combine_latest ─ requote( inventory ─ skew ─ ladder ) ─ throttle ─►
-    target ─ mid ─ anchor ───┘                        ▲
-    orders ─ inventory ───────────────────────────────┘
+signal ─ mid ─ residual ─┐
+                         ├─ combine_latest ─ requote( inventory ─ skew ─ ladder ) ─ throttle ─►
+target ─ mid ─ anchor ───┘                        ▲
+orders ─ inventory ───────────────────────────────┘
 """
 
 from typing import Literal, cast
@@ -92,14 +92,12 @@ def _composite(
     orders: Observable[OrderUpdate],
 ) -> Observable[Decision]:
     # Until a feed has spoken, its place is taken by the reason why there is nothing to quote on.
-    residuals = signal.pipe(
-        mid("signal"), residual(p.baseline), starting_with(Refusal(0, 0, "signal", "missing"))
-    )
-    anchors = target.pipe(
-        mid("target"),
-        anchor(p.instrument.price_scale),
-        starting_with(Refusal(0, 0, "target", "missing")),
-    )
+    no_signal: Operator[Residual | Refusal, Residual | Refusal]
+    no_signal = starting_with(Refusal(0, 0, "signal", "missing"))
+    no_target: Operator[Anchor | Refusal, Anchor | Refusal]
+    no_target = starting_with(Refusal(0, 0, "target", "missing"))
+    residuals = signal.pipe(mid("signal"), residual(p.baseline), no_signal)
+    anchors = target.pipe(mid("target"), anchor(p.instrument.price_scale), no_target)
     states = cast(Observable[State], rx.combine_latest(residuals, anchors))
     return states.pipe(_decide(p, orders))
 
@@ -114,25 +112,21 @@ def _tutorial(
         observer: abc.ObserverBase[Decision], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
         sound: Operator[Mid | Refusal, Mid] = divert_refusals(observer)
+        measure = cast(Operator[Mid, Residual], residual(p.baseline))
+        centre = cast(Operator[Mid, Anchor], anchor(p.instrument.price_scale))
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
-        residuals = signal.pipe(
-            mid("signal", strict=False),
-            sound,
-            cast(Operator[Mid, Residual], residual(p.baseline)),
-            starting_with(Residual(0, 0, 0.0, 0.0, 0.0)),
-        )
-        anchors = target.pipe(
-            mid("target", strict=False),
-            sound,
-            cast(Operator[Mid, Anchor], anchor(p.instrument.price_scale)),
-        )
-        states = anchors.pipe(
-            ops.with_latest_from(residuals), ops.map(lambda pair: (pair[1], pair[0]))
-        )
-        decisions = cast(Observable[State], states).pipe(_decide(p, orders))
+        no_signal = starting_with(Residual(0, 0, 0.0, 0.0, 0.0))
+        residuals = no_signal(measure(sound(mid("signal", strict=False)(signal))))
+        anchors = centre(sound(mid("target", strict=False)(target)))
+        pairs: Observable[tuple[Anchor, Residual]] = anchors.pipe(ops.with_latest_from(residuals))
+        decisions = pairs.pipe(ops.map(_signal_first), _decide(p, orders))
         return decisions.subscribe(observer, scheduler=scheduler)
 
     return Observable(subscribe)
+
+
+def _signal_first(pair: tuple[Anchor, Residual]) -> State:
+    return pair[1], pair[0]
 
 
 def _decide(p: Parameters, orders: Observable[OrderUpdate]) -> Operator[State, Decision]:

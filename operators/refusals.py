@@ -1,6 +1,6 @@
 """Refusals: takes refused books out of a stream and reports them beside it."""
 
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from reactivex import Observable, abc
 
@@ -27,7 +27,7 @@ def divert_refusals(report: abc.ObserverBase[Decision]) -> Operator[Value | Refu
                 if isinstance(value, Refusal):
                     report.on_next(refused(value, value.seq, value.ts, action="refuse"))
                 else:
-                    observer.on_next(cast(Value, value))
+                    observer.on_next(value)
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

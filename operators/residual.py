@@ -81,7 +81,8 @@ def first_baseline() -> Baseline:
 def session_baseline(opens_ns: Sequence[int]) -> Baseline:
     """Measure against the first mid at or after each session's open.
 
-    ``opens_ns`` are the opens in ascending order, ns; before the first of them the first mid serves.
+    ``opens_ns`` are the opens in ascending order, ns; before the first of them, the first mid
+    serves.
     """
     opens = tuple(opens_ns)
     if list(opens) != sorted(set(opens)):

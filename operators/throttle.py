@@ -17,9 +17,7 @@ class NanosecondScheduler(Protocol):
 
     now_ns: int
 
-    def schedule_ns(
-        self, due_ns: int, action: object, state: object = None
-    ) -> abc.DisposableBase:
+    def schedule_ns(self, due_ns: int, action: object, state: object = None) -> abc.DisposableBase:
         """Run ``action(scheduler, state)`` at ``due_ns``."""
 
 
@@ -32,8 +30,8 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
     """Let a target through when the last went out at least ``interval_ns`` ago, else hold it back.
 
     The freshest held target goes out when the window ends, decided at that instant; one that was
-    overtaken never does. What takes quotes away (``withdraw``) and what only reports passes at once,
-    and a withdrawal also drops what is held. Every held target is reported as a ``hold``.
+    overtaken never does. What takes quotes away (``withdraw``) and what only reports passes at
+    once, and a withdrawal also drops what is held. Every held target is reported as a ``hold``.
 
     Units: ns of the graph's clock.
     Shape: in time order, synchronous or at the trailing edge.

@@ -127,15 +127,13 @@ class Ledger:
         Rounded down. With a position a mark is needed; without one the value is left out.
         """
         value = self.cash + (self.position * mark if mark is not None else 0)
-        return value // UNIT - self.fees
+        return int(value // UNIT - self.fees)
 
 
 class _Table:
     """Rows of one table, buffered and flushed in batches of columns."""
 
-    def __init__(
-        self, folder: Path, name: str, schema: pl.Schema, *, digest: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, name: str, schema: pl.Schema, *, digest: bool = False) -> None:
         self._schema = schema
         self._writer = FrameWriter(folder, name, schema)
         self._rows: list[tuple[Any, ...]] = []

@@ -36,7 +36,7 @@ class _Resting(Struct):
 
 def fee_of(px: int, qty: int, fee_ppm: int) -> int:
     """Fee of a fill in 1e-9 quote currency, rounded up: the venue never rounds in our favour."""
-    return -(-px * qty * fee_ppm // (UNIT * 1_000_000))
+    return int(-(-px * qty * fee_ppm // (UNIT * 1_000_000)))
 
 
 class SimulatedVenue:

@@ -11,7 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import repeat
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from reactivex.scheduler import TimeoutScheduler
 from reactivex.scheduler.periodicscheduler import PeriodicScheduler
 
 from streams.events import AccountEvent, OrderUpdate, OutOfOrderError, Quote
+from streams.instant import Instant, Span, datetime_ns, seconds_ns, timedelta_ns
 
 __all__ = [
     "ACCOUNT",
@@ -32,146 +33,20 @@ __all__ = [
     "Clock",
     "Hot",
     "Inputs",
-    "Instant",
     "Pump",
     "SimulatedTime",
-    "Span",
     "no_thread_timers",
 ]
 
 NEVER: Final = 2**63 - 1
 """Later than every timestamp."""
 
-_NS_PER_US: Final = 1_000
 _NS_PER_SECOND: Final = 1_000_000_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ACTIONS_PER_INSTANT: Final = 1_000_000
 """More actions than this at one instant can only be an action that keeps scheduling itself."""
 
 _State = TypeVar("_State")
 _Item = TypeVar("_Item")
-
-
-def _timedelta_ns(value: timedelta) -> int:
-    if isinstance(value, Span):
-        return value.ns
-    return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * _NS_PER_US
-
-
-def _datetime_ns(value: datetime) -> int:
-    if isinstance(value, Instant):
-        return value.ns
-    if value.tzinfo is None:
-        raise ValueError(
-            f"an absolute due time must carry a time zone, was {value!r}; "
-            f"use Clock.now or datetime(..., tzinfo=UTC)"
-        )
-    return _timedelta_ns(value - _EPOCH)
-
-
-def _seconds_ns(value: float) -> int:
-    return round(value * _NS_PER_SECOND)
-
-
-class Span(timedelta):
-    """A timedelta that keeps its nanoseconds, so that reactivex can do arithmetic in them."""
-
-    ns: int
-
-    @classmethod
-    def of(cls, ns: int) -> Span:
-        """Make a span of exactly ``ns`` nanoseconds."""
-        span = cls(microseconds=ns // _NS_PER_US)
-        span.ns = ns
-        return span
-
-    def __add__(self, other: timedelta) -> Span:  # type: ignore[override]
-        return Span.of(self.ns + _timedelta_ns(other)) if _is_delta(other) else NotImplemented
-
-    __radd__ = __add__
-
-    def __sub__(self, other: timedelta) -> Span:
-        return Span.of(self.ns - _timedelta_ns(other)) if _is_delta(other) else NotImplemented
-
-    def __rsub__(self, other: timedelta) -> Span:
-        return Span.of(_timedelta_ns(other) - self.ns) if _is_delta(other) else NotImplemented
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, timedelta) and self.ns == _timedelta_ns(other)
-
-    def __lt__(self, other: timedelta) -> bool:
-        return self.ns < _timedelta_ns(other)
-
-    def __le__(self, other: timedelta) -> bool:
-        return self.ns <= _timedelta_ns(other)
-
-    def __gt__(self, other: timedelta) -> bool:
-        return self.ns > _timedelta_ns(other)
-
-    def __ge__(self, other: timedelta) -> bool:
-        return self.ns >= _timedelta_ns(other)
-
-    def __hash__(self) -> int:
-        return hash(self.ns)
-
-    def __bool__(self) -> bool:
-        return self.ns != 0
-
-    def total_seconds(self) -> float:
-        """Length in seconds, as near as a double comes."""
-        return self.ns / _NS_PER_SECOND
-
-
-def _is_delta(value: object) -> bool:
-    return isinstance(value, timedelta)
-
-
-class Instant(datetime):
-    """A UTC datetime that keeps its nanoseconds; what ``Clock.now`` gives to reactivex."""
-
-    ns: int
-
-    @classmethod
-    def at(cls, ns: int) -> Instant:
-        """Make the instant ``ns`` nanoseconds after the Unix epoch."""
-        whole = _EPOCH + timedelta(microseconds=ns // _NS_PER_US)
-        instant = cls(
-            whole.year, whole.month, whole.day, whole.hour, whole.minute, whole.second,
-            whole.microsecond, tzinfo=UTC,
-        )  # fmt: skip
-        instant.ns = ns
-        return instant
-
-    def __add__(self, other: timedelta) -> Instant:
-        return Instant.at(self.ns + _timedelta_ns(other)) if _is_delta(other) else NotImplemented
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        if isinstance(other, datetime):
-            return Span.of(self.ns - _datetime_ns(other))
-        return Instant.at(self.ns - _timedelta_ns(other)) if _is_delta(other) else NotImplemented
-
-    def __rsub__(self, other: Any) -> Any:
-        return Span.of(_datetime_ns(other) - self.ns)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, datetime) and self.ns == _datetime_ns(other)
-
-    def __lt__(self, other: datetime) -> bool:
-        return self.ns < _datetime_ns(other)
-
-    def __le__(self, other: datetime) -> bool:
-        return self.ns <= _datetime_ns(other)
-
-    def __gt__(self, other: datetime) -> bool:
-        return self.ns > _datetime_ns(other)
-
-    def __ge__(self, other: datetime) -> bool:
-        return self.ns >= _datetime_ns(other)
-
-    def __hash__(self) -> int:
-        return hash(self.ns)
 
 
 class Clock(PeriodicScheduler):
@@ -202,21 +77,23 @@ class Clock(PeriodicScheduler):
     def to_timedelta(cls, value: typing.AbsoluteOrRelativeTime) -> timedelta:
         """Convert seconds or a timedelta to a span that keeps its nanoseconds."""
         if isinstance(value, datetime):
-            return Span.of(_datetime_ns(value))
-        return Span.of(_timedelta_ns(value) if _is_delta(value) else _seconds_ns(value))  # type: ignore[arg-type]
+            return Span.of(datetime_ns(value))
+        return Span.of(timedelta_ns(value) if isinstance(value, timedelta) else seconds_ns(value))
 
     @classmethod
     def to_datetime(cls, value: typing.AbsoluteOrRelativeTime) -> datetime:
         """Convert seconds since the epoch or a datetime to an instant."""
         if isinstance(value, datetime):
-            return Instant.at(_datetime_ns(value))
-        return Instant.at(_timedelta_ns(value) if _is_delta(value) else _seconds_ns(value))  # type: ignore[arg-type]
+            return Instant.at(datetime_ns(value))
+        return Instant.at(
+            timedelta_ns(value) if isinstance(value, timedelta) else seconds_ns(value)
+        )
 
     @classmethod
     def to_seconds(cls, value: typing.AbsoluteOrRelativeTime) -> float:
         """Convert to seconds, as near as a double comes."""
         if isinstance(value, datetime):
-            return _datetime_ns(value) / _NS_PER_SECOND
+            return datetime_ns(value) / _NS_PER_SECOND
         return value.total_seconds() if isinstance(value, timedelta) else value
 
     def schedule(
@@ -232,7 +109,7 @@ class Clock(PeriodicScheduler):
         state: _State | None = None,
     ) -> abc.DisposableBase:
         """Run ``action`` after ``duetime``, seconds or a timedelta."""
-        wait = _timedelta_ns(duetime) if isinstance(duetime, timedelta) else _seconds_ns(duetime)
+        wait = timedelta_ns(duetime) if isinstance(duetime, timedelta) else seconds_ns(duetime)
         return self.schedule_ns(self.now_ns + wait, action, state)
 
     def schedule_absolute(
@@ -242,7 +119,7 @@ class Clock(PeriodicScheduler):
         state: _State | None = None,
     ) -> abc.DisposableBase:
         """Run ``action`` at ``duetime``, a datetime or seconds since the epoch."""
-        due = _datetime_ns(duetime) if isinstance(duetime, datetime) else _seconds_ns(duetime)
+        due = datetime_ns(duetime) if isinstance(duetime, datetime) else seconds_ns(duetime)
         return self.schedule_ns(due, action, state)
 
     def schedule_periodic(
@@ -252,7 +129,7 @@ class Clock(PeriodicScheduler):
         state: _State | None = None,
     ) -> abc.DisposableBase:
         """Run ``action`` every ``period``; the due times are exact multiples, without drift."""
-        period_ns = _timedelta_ns(period) if isinstance(period, timedelta) else _seconds_ns(period)
+        period_ns = timedelta_ns(period) if isinstance(period, timedelta) else seconds_ns(period)
         if period_ns <= 0:
             raise ValueError(f"a period must be at least 1 ns, was {period!r}")
         running = SingleAssignmentDisposable()
@@ -402,18 +279,18 @@ ACCOUNT: Final = 0
 
 
 class Inputs(Struct):
-    """A batch of inputs in order, one list a column; see ``streams.recording.merge``."""
+    """A batch of inputs in order, column by column; see ``streams.recording``."""
 
-    kind: list[int]
+    kind: Sequence[int]
     """ACCOUNT, SIGNAL or TARGET; the numbers are also the order of ties."""
-    ts: list[int]
-    ts_event: list[int | None]
-    bid_px: list[int | None]
-    ask_px: list[int | None]
-    bid_sz: list[int | None]
-    ask_sz: list[int | None]
-    flags: list[int]
-    seq: list[int] | None = None
+    ts: Sequence[int]
+    ts_event: Sequence[int | None]
+    bid_px: Sequence[int | None]
+    ask_px: Sequence[int | None]
+    bid_sz: Sequence[int | None]
+    ask_sz: Sequence[int | None]
+    flags: Sequence[int]
+    seq: Sequence[int] | None = None
     """Recorded sequence numbers; ``None`` when the pump numbers the inputs."""
     account: Sequence[AccountEvent] = ()
     """The events behind the ACCOUNT rows, in order."""

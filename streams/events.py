@@ -35,8 +35,8 @@ SIDE_NAMES: Final = {BUY: "BUY", SELL: "SELL"}
 Feed: TypeAlias = Literal["signal", "target"]
 
 AccountKind: TypeAlias = Literal[
-    "ack", "reject", "fill", "cancel", "cancel_reject", "expire", "position", "connect", "disconnect",
-    "stop",
+    "ack", "reject", "fill", "cancel", "cancel_reject", "expire",
+    "position", "connect", "disconnect", "stop",
 ]  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -118,7 +119,9 @@ class Manifest(Struct, kw_only=True):
     @property
     def first_ts(self) -> int | None:
         """Earliest input, ns."""
-        return min((f.first_ts for f in self.files.values() if f.first_ts is not None), default=None)
+        return min(
+            (f.first_ts for f in self.files.values() if f.first_ts is not None), default=None
+        )
 
     @property
     def last_ts(self) -> int | None:
@@ -240,8 +243,8 @@ def as_quotes(frames: pl.LazyFrame, path: Path) -> pl.LazyFrame:
                 "ts": "integer nanoseconds UTC", "ts_event": "integer nanoseconds UTC",
             }.get(name, "integers of 1e-9")  # fmt: skip
             raise RecordingError(
-                f"{path}: column {name!r} is {found}, must be {wanted} ({hint}); convert it exactly "
-                f"before the import, floats lose digits"
+                f"{path}: column {name!r} is {found}, must be {wanted} ({hint}); convert it "
+                f"exactly before the import, floats lose digits"
             )
     return frames.select(columns)
 
@@ -455,10 +458,11 @@ class Recording:
         feeds["signal"] = checked_quotes(paths["signal"], None, batch_rows)
         feeds["target"] = checked_quotes(paths["target"], target, batch_rows)
         with_seq = {
-            name: "seq" in scan_frames(paths[name]).collect_schema() for name in ("signal", "target")
+            name: "seq" in scan_frames(paths[name]).collect_schema()
+            for name in ("signal", "target")
         }
         by_seq = all(with_seq.values())
-        if any(with_seq.values()) and not by_seq or (recorded and not by_seq):
+        if (any(with_seq.values()) and not by_seq) or (recorded and not by_seq):
             lacking = next(name for name, has in with_seq.items() if not has)
             raise RecordingError(
                 f"{paths[lacking]} has no column seq although other files of {self.folder} have; "
@@ -578,18 +582,49 @@ def _as_inputs(frame: pl.DataFrame, *, recorded: bool) -> Inputs:
         )
         account = [AccountEvent(**row) for row in rows.iter_rows(named=True)]
 
-    def column(name: str) -> list[Any]:
-        return frame[name].to_list() if name in frame.columns else [None] * frame.height
-
     return Inputs(
-        kind=column("kind"),
-        ts=column("ts"),
-        ts_event=column("ts_event"),
-        bid_px=column("bid_px"),
-        ask_px=column("ask_px"),
-        bid_sz=column("bid_sz"),
-        ask_sz=column("ask_sz"),
-        flags=column("flags"),
-        seq=column("seq") if recorded else None,
+        kind=_column(frame, "kind"),
+        ts=_column(frame, "ts"),
+        ts_event=_column(frame, "ts_event"),
+        bid_px=_column(frame, "bid_px"),
+        ask_px=_column(frame, "ask_px"),
+        bid_sz=_column(frame, "bid_sz"),
+        ask_sz=_column(frame, "ask_sz"),
+        flags=_column(frame, "flags"),
+        seq=frame["seq"].to_list() if recorded else None,
         account=account,
     )
+
+
+def _column(frame: pl.DataFrame, name: str) -> Sequence[Any]:
+    """A column as Python values; one value throughout is not spelled out row by row."""
+    height = frame.height
+    if name not in frame.columns:
+        return _Constant(None, height)
+    series = frame[name]
+    nulls = series.null_count()
+    if nulls == height:
+        return _Constant(None, height)
+    if nulls:
+        return series.to_list()
+    if name == "flags" and series.min() == series.max():
+        return _Constant(series[0], height)
+    values: list[Any] = series.to_numpy().tolist()  # faster than to_list, and as exact
+    return values
+
+
+class _Constant(Sequence[Any]):
+    """One value, many times."""
+
+    def __init__(self, value: Any, length: int) -> None:
+        self._value = value
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._value if not isinstance(index, slice) else [self._value] * self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return repeat(self._value, self._length)

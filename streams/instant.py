@@ -1,0 +1,156 @@
+"""Instants and spans that keep their nanoseconds, for the datetime arithmetic inside reactivex."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+__all__ = ["Instant", "Span", "datetime_ns", "seconds_ns", "timedelta_ns"]
+
+_NS_PER_US: Final = 1_000
+_NS_PER_SECOND: Final = 1_000_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def timedelta_ns(value: timedelta) -> int:
+    """Length in ns; a plain timedelta has whole microseconds."""
+    if isinstance(value, Span):
+        return value.ns
+    return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * _NS_PER_US
+
+
+def datetime_ns(value: datetime) -> int:
+    """Instant in ns since the Unix epoch.
+
+    Errors: ValueError if it has no time zone.
+    """
+    if isinstance(value, Instant):
+        return value.ns
+    if value.tzinfo is None:
+        raise ValueError(
+            f"an absolute due time must carry a time zone, was {value!r}; "
+            f"use Clock.now or datetime(..., tzinfo=UTC)"
+        )
+    return timedelta_ns(value - _EPOCH)
+
+
+def seconds_ns(value: float) -> int:
+    """Seconds, as reactivex counts time, in ns."""
+    return round(value * _NS_PER_SECOND)
+
+
+class Span(timedelta):
+    """A timedelta that keeps its nanoseconds, so that reactivex can do arithmetic in them."""
+
+    ns: int
+
+    @classmethod
+    def of(cls, ns: int) -> Span:
+        """Make a span of exactly ``ns`` nanoseconds."""
+        span = cls(microseconds=ns // _NS_PER_US)
+        span.ns = ns
+        return span
+
+    def __add__(self, other: timedelta) -> Span:
+        return (
+            Span.of(self.ns + timedelta_ns(other))
+            if isinstance(other, timedelta)
+            else NotImplemented
+        )
+
+    __radd__ = __add__
+
+    def __sub__(self, other: timedelta) -> Span:
+        return (
+            Span.of(self.ns - timedelta_ns(other))
+            if isinstance(other, timedelta)
+            else NotImplemented
+        )
+
+    def __rsub__(self, other: timedelta) -> Span:
+        return (
+            Span.of(timedelta_ns(other) - self.ns)
+            if isinstance(other, timedelta)
+            else NotImplemented
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, timedelta) and self.ns == timedelta_ns(other)
+
+    def __lt__(self, other: timedelta) -> bool:
+        return self.ns < timedelta_ns(other)
+
+    def __le__(self, other: timedelta) -> bool:
+        return self.ns <= timedelta_ns(other)
+
+    def __gt__(self, other: timedelta) -> bool:
+        return self.ns > timedelta_ns(other)
+
+    def __ge__(self, other: timedelta) -> bool:
+        return self.ns >= timedelta_ns(other)
+
+    def __hash__(self) -> int:
+        return hash(self.ns)
+
+    def __bool__(self) -> bool:
+        return self.ns != 0
+
+    def total_seconds(self) -> float:
+        """Length in seconds, as near as a double comes."""
+        return self.ns / _NS_PER_SECOND
+
+
+class Instant(datetime):
+    """A UTC datetime that keeps its nanoseconds; what ``Clock.now`` gives to reactivex."""
+
+    ns: int
+
+    @classmethod
+    def at(cls, ns: int) -> Instant:
+        """Make the instant ``ns`` nanoseconds after the Unix epoch."""
+        whole = _EPOCH + timedelta(microseconds=ns // _NS_PER_US)
+        instant = cls(
+            whole.year, whole.month, whole.day, whole.hour, whole.minute, whole.second,
+            whole.microsecond, tzinfo=UTC,
+        )  # fmt: skip
+        instant.ns = ns
+        return instant
+
+    def __add__(self, other: timedelta) -> Instant:
+        return (
+            Instant.at(self.ns + timedelta_ns(other))
+            if isinstance(other, timedelta)
+            else NotImplemented
+        )
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, datetime):
+            return Span.of(self.ns - datetime_ns(other))
+        return (
+            Instant.at(self.ns - timedelta_ns(other))
+            if isinstance(other, timedelta)
+            else NotImplemented
+        )
+
+    def __rsub__(self, other: Any) -> Any:
+        return Span.of(datetime_ns(other) - self.ns)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, datetime) and self.ns == datetime_ns(other)
+
+    def __lt__(self, other: Any) -> bool:
+        return self.ns < datetime_ns(other)
+
+    def __le__(self, other: Any) -> bool:
+        return self.ns <= datetime_ns(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self.ns > datetime_ns(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self.ns >= datetime_ns(other)
+
+    def __hash__(self) -> int:
+        return hash(self.ns)
