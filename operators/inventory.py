@@ -9,17 +9,24 @@ from streams.events import BUY, Inventory, OrderUpdate
 __all__ = ["inventory", "voids_last_quote"]
 
 
-def voids_last_quote(update: OrderUpdate, *, on_cancel_resubmit: bool) -> bool:
+def voids_last_quote(
+    update: OrderUpdate, *, on_reject_resubmit: bool = True, on_cancel_resubmit: bool = False
+) -> bool:
     """Tell whether an order ended in a way that makes the last quote void."""
-    if update.state in ("rejected", "expired"):
+    if update.state == "expired":
         return True
+    if update.state == "rejected":
+        return on_reject_resubmit
     return on_cancel_resubmit and update.state == "cancelled" and not update.requested
 
 
 def inventory(
-    *, position: int = 0, on_cancel_resubmit: bool = False
+    *, position: int = 0, on_reject_resubmit: bool = True, on_cancel_resubmit: bool = False
 ) -> Operator[OrderUpdate, Inventory]:
     """Fold the changes of our orders into the position and what works on each side.
+
+    With ``on_reject_resubmit`` a rejected order voids the last quote, so that the next state is
+    quoted again at once; where a price keeps being rejected, that is once per state.
 
     Units: position and leaves in 1e-9 base units.
     Shape: one at once, the ``position`` given; then one per update.
@@ -45,7 +52,11 @@ def inventory(
                     buys += change
                 else:
                     sells += change
-                resets += voids_last_quote(update, on_cancel_resubmit=on_cancel_resubmit)
+                resets += voids_last_quote(
+                    update,
+                    on_reject_resubmit=on_reject_resubmit,
+                    on_cancel_resubmit=on_cancel_resubmit,
+                )
                 emit(Inventory(net, buys, sells, len(leaves), resets))
 
             return source.subscribe(

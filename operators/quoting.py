@@ -131,7 +131,13 @@ def _signal_first(pair: tuple[Anchor, Residual]) -> State:
 
 def _decide(p: Parameters, orders: Observable[OrderUpdate]) -> Operator[State, Decision]:
     ours: Observable[Inventory] = orders.pipe(
-        inventory(position=p.position, on_cancel_resubmit=p.on_cancel_resubmit)
+        inventory(
+            position=p.position,
+            # The tutorial quotes again at once after a reject; at a price that keeps being
+            # rejected that is a storm, so the composite waits for the next move instead.
+            on_reject_resubmit=p.preset == "tutorial",
+            on_cancel_resubmit=p.on_cancel_resubmit,
+        )
     )
 
     def price(states: Observable[tuple[Residual, Anchor]]) -> Observable[Decision]:

@@ -1,0 +1,132 @@
+"""Bench: how fast a replay is, beside bare RxPY on the same quotes, in one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import reactivex as rx
+from msgspec.structs import replace as with_fields
+from reactivex import Subject
+
+from marblemaker.console import Console
+from marblemaker.generator import generate, read_session
+from marblemaker.replay import versions
+from marblemaker.settings import load_settings
+from streams.clock import SIGNAL
+from streams.events import Quote
+from streams.recording import Recording
+
+__all__ = ["bench"]
+
+_PARAMETERS = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session.toml"
+
+
+def bench(quotes: int, runs: int, console: Console) -> tuple[dict[str, Any], list[str]]:
+    """Measure on a generated session of about ``quotes`` quotes; give the figures and a table.
+
+    ``replay``: the whole command in a process of its own, Parquet in to run folder out. ``bare``:
+    two RxPY Subjects, ``combine_latest`` and an empty observer, in this process, reading excluded.
+    """
+    with tempfile.TemporaryDirectory(prefix="marble-bench-") as folder:
+        recording = Path(folder) / "session"
+        console.note(f"generating a session of {quotes:,} quotes")
+        session = read_session(_PARAMETERS)
+        share = session.signal_quotes / (session.signal_quotes + session.target_quotes)
+        session = with_fields(
+            session, signal_quotes=round(quotes * share), target_quotes=round(quotes * (1 - share))
+        )
+        generate(session, recording)
+        rows = Recording.open(recording).rows
+        figures: dict[str, list[float]] = {"replay": [], "bare": []}
+        peaks: list[float] = []
+        for number in range(runs):
+            seconds, peak = _replay_command(recording, Path(folder) / f"run-{number}")
+            figures["replay"].append(rows / seconds)
+            peaks.append(peak)
+            figures["bare"].append(rows / _bare_rx(recording))
+            console.note(
+                f"run {number + 1} of {runs}: replay {figures['replay'][-1]:,.0f} events/s, "
+                f"bare RxPY {figures['bare'][-1]:,.0f}"
+            )
+    ratio = statistics.median(figures["replay"]) / statistics.median(figures["bare"])
+    result = {
+        "quotes": rows,
+        "runs": runs,
+        "events_per_second": {name: _spread(values) for name, values in figures.items()},
+        "replay_to_bare": round(ratio, 3),
+        "peak_memory_mb": _spread(peaks),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "versions": versions(),
+    }
+    lines = [
+        f"{rows:,} quotes, {runs} runs, {result['machine']}, "
+        + ", ".join(f"{name} {version}" for name, version in versions().items()),
+        f"{'':34}{'minimum':>12}{'median':>12}{'maximum':>12}",
+        _line("replay, Parquet in, run folder out", figures["replay"]),
+        _line("bare RxPY, no work, no reading", figures["bare"]),
+        _line("peak memory of the replay, MB", peaks),
+        f"replay to bare RxPY: {ratio:.2f}",
+    ]
+    return result, lines
+
+
+def _spread(values: list[float]) -> dict[str, int]:
+    return {
+        "minimum": round(min(values)),
+        "median": round(statistics.median(values)),
+        "maximum": round(max(values)),
+    }
+
+
+def _line(title: str, values: list[float]) -> str:
+    spread = _spread(values)
+    return f"{title:34}" + "".join(f"{spread[name]:>12,}" for name in spread)
+
+
+def _replay_command(recording: Path, out: Path) -> tuple[float, float]:
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "marblemaker.cli", "replay", str(recording), "--out", str(out),
+         "--json"],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    if process.returncode:
+        raise OSError(f"the replay ended with code {process.returncode}")
+    json.loads(output)
+    # ru_maxrss is KiB on Linux, bytes on macOS.
+    return seconds, usage.ru_maxrss / (1_000 if sys.platform != "darwin" else 1_000_000)
+
+
+def _bare_rx(recording: Path) -> float:
+    signal: Subject[Quote] = Subject()
+    target: Subject[Quote] = Subject()
+    rx.combine_latest(signal, target).subscribe(lambda pair: None)
+    seconds = 0.0
+    instrument = load_settings().target_instrument
+    for batch, _ in Recording.open(recording).inputs(instrument, recorded=False):
+        quotes = [
+            (kind, Quote(0, ts, None, bid_px, ask_px, None, None, 0))
+            for kind, ts, bid_px, ask_px in zip(
+                batch.kind, batch.ts, batch.bid_px, batch.ask_px, strict=True
+            )
+        ]
+        started = time.perf_counter()
+        for kind, quote in quotes:
+            (signal if kind == SIGNAL else target).on_next(quote)
+        seconds += time.perf_counter() - started
+    return seconds
