@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from marblemaker import __version__
-from marblemaker.console import Console, summary_lines
+from marblemaker.console import Console, iso, summary_lines
 from marblemaker.settings import (
     Settings,
     SettingsError,
     instruments_of,
     load_settings,
     read_document,
+    with_overrides,
 )
 from streams.instrument import Instrument
 from streams.recording import RecordingError, read_manifest
@@ -126,6 +127,11 @@ def _import_commands(commands: Any) -> None:
     dbn.add_argument("--symbol", required=True, help="which instrument of the file, e.g. NVDA")
     dbn.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
 
+    dbn.add_argument("--schema", help="which schema of a live file that holds several, e.g. mbp-1")
+    dbn.add_argument(
+        "--price-decimals", type=int, help="refuse prices with more decimals (default: 9)"
+    )
+
     csv = _command(
         kinds, "lighter-csv", _import_lighter_csv, "a capture of Lighter's BBO, one feed"
     )
@@ -134,6 +140,14 @@ def _import_commands(commands: Any) -> None:
     csv.add_argument("--symbol", required=True, help="the market, e.g. ETH")
     csv.add_argument("--price-decimals", type=int, required=True)
     csv.add_argument("--size-decimals", type=int, required=True)
+    csv.add_argument(
+        "--max-back-ns",
+        type=int,
+        default=2_000_000,
+        metavar="N",
+        help="how far stamps may step back before the file is refused (default: %(default)s); "
+        "naive stamps are taken as UTC",
+    )
 
     frames = _command(kinds, "frames", _import_frames, "Parquet files of quotes, both feeds")
     frames.add_argument("--signal", type=Path, required=True, metavar="FILE")
@@ -196,12 +210,13 @@ def _import_databento(arguments: argparse.Namespace, console: Console) -> int:
 
     return _report_import(
         console,
-        arguments.out,
         import_databento(
             arguments.file,
             symbol=arguments.symbol,
             role=arguments.role,
             out=arguments.out,
+            price_decimals=arguments.price_decimals,
+            schema=arguments.schema,
             replace=arguments.replace,
         ),
     )
@@ -213,7 +228,6 @@ def _import_lighter_csv(arguments: argparse.Namespace, console: Console) -> int:
     _check_decimals(arguments)
     return _report_import(
         console,
-        arguments.out,
         import_lighter_csv(
             arguments.file,
             role=arguments.role,
@@ -221,6 +235,7 @@ def _import_lighter_csv(arguments: argparse.Namespace, console: Console) -> int:
             price_decimals=arguments.price_decimals,
             size_decimals=arguments.size_decimals,
             out=arguments.out,
+            max_back_ns=arguments.max_back_ns,
             replace=arguments.replace,
         ),
     )
@@ -245,32 +260,32 @@ def _import_frames(arguments: argparse.Namespace, console: Console) -> int:
     settings = load_settings(config=document, overrides=arguments.set)
     return _report_import(
         console,
-        arguments.out,
         import_frames(
             arguments.signal,
             arguments.target,
             instruments_of(settings),
             arguments.out,
-            settings=document,
+            settings=with_overrides(document, arguments.set),
             replace=arguments.replace,
         ),
     )
 
 
-def _report_import(console: Console, out: Path, results: Any) -> int:
+def _report_import(console: Console, result: Any) -> int:
     import msgspec
 
-    every = results if isinstance(results, list | tuple) else [results]
-    documents = [msgspec.to_builtins(result) for result in every]
-    lines = []
-    for document in documents:
-        refused = sum(document["refused"].values())
-        lines.append(
-            f"{document['role']}: {document['rows_in']:,} in, {document['rows_out']:,} out, "
-            f"{refused:,} refused"
-            + "".join(f"\n  {reason}: {n:,}" for reason, n in document["refused"].items())
-        )
-    console.result({"recording": str(out), "feeds": documents}, [*lines, f"recording: {out}"])
+    document = msgspec.to_builtins(result, enc_hook=str)
+    feeds = ", ".join(f"{rows:,} {role} quotes" for role, rows in result.feeds.items())
+    lines = [
+        f"{result.path}: {feeds}, {iso(result.first_ts)} to {iso(result.last_ts)}",
+        f"  {result.rows_in:,} records in = {result.rows_out:,} out "
+        f"+ {sum(result.refused.values()):,} refused",
+        *(f"    {n:>9,}  refused: {reason}" for reason, n in result.refused.items()),
+        *(f"    {n:>9,}  kept, noted: {reason}" for reason, n in result.noted.items()),
+    ]
+    if result.ties:
+        lines.append(f"  {result.ties:,} ties between the feeds: signal first was a choice")
+    console.result(document, lines)
     return DONE
 
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -167,10 +168,13 @@ def replay(
     with new_folder(out, overwrite=allow) as folder, no_thread_timers():
         started = time.perf_counter()
         run = _Run(recording, settings, folder, recorded=recorded)
-        with _quiet_collector():
-            run.feed(batch_rows, progress)
-        loop_seconds = time.perf_counter() - started
-        files = run.close()
+        try:
+            with _quiet_collector():
+                run.feed(batch_rows, progress)
+            loop_seconds = time.perf_counter() - started
+            files = run.close()
+        finally:
+            run.abandon()
         manifest = Manifest(
             mode="replay",
             instruments=instruments_of(settings),
@@ -216,6 +220,9 @@ class _Run:
         self.mark: int | None = None
         self.journal = Journal(folder)
         self._writers = {name: FrameWriter(folder, name, QUOTE_SCHEMA) for name in _FEEDS}
+        # Only the copying of inputs to disk is off the thread of the graph, a batch at a time.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
+        self._writing: Future[None] | None = None
         # What is scheduled on subscription counts from the first input, not from 1970.
         clock = Clock(recording.manifest.first_ts or 0)
         if recorded:
@@ -266,7 +273,9 @@ class _Run:
             if self.sink.error is not None:
                 raise ReplayError(f"the graph failed: {self.sink.error!r}") from self.sink.error
             self.inputs += len(seqs)
-            self._write_inputs(frame, seqs)
+            if self._writing is not None:
+                self._writing.result()
+            self._writing = self._disk.submit(self._write_inputs, frame, seqs)
             if progress is not None:
                 progress(self.inputs, total, batch.ts[-1])
         if not self.recorded:
@@ -278,7 +287,10 @@ class _Run:
     def _write_inputs(self, frame: pl.DataFrame, seqs: list[int]) -> None:
         numbered = frame.with_columns(pl.Series("seq", seqs, dtype=pl.UInt64))
         for name, kind in _FEEDS.items():
-            rows = numbered.filter(pl.col("kind") == kind).select(list(QUOTE_SCHEMA))
+            rows = numbered.filter(pl.col("kind") == kind)
+            if not rows.height:
+                continue
+            rows = rows.select(list(QUOTE_SCHEMA))
             self._writers[name].append(rows)
             if kind == TARGET:
                 both = rows.filter(pl.col("bid_px").is_not_null() & pl.col("ask_px").is_not_null())
@@ -287,8 +299,15 @@ class _Run:
                     self.mark = cast(int, (bid + ask) // 2)
 
     def close(self) -> dict[str, FileEntry]:
+        """Finish all files."""
+        if self._writing is not None:
+            self._writing.result()
         files = {name: writer.close() for name, writer in self._writers.items()}
         return files | self.journal.close()
+
+    def abandon(self) -> None:
+        """Let go of what runs beside the graph."""
+        self._disk.shutdown(wait=True)
 
     def summary(self, manifest: Manifest) -> dict[str, Any]:
         journal, ledger, settings = self.journal, self.journal.ledger, self.settings

@@ -22,6 +22,7 @@ __all__ = [
     "load_settings",
     "parse_duration_ns",
     "read_document",
+    "with_overrides",
 ]
 
 
@@ -147,7 +148,9 @@ class Settings(Struct, frozen=True, kw_only=True):
                 min_base_amount=(
                     to_units(minimum, "target.min_base_amount")
                     if minimum is not None
-                    else known.min_base_amount if known is not None else 0
+                    else known.min_base_amount
+                    if known is not None
+                    else 0
                 ),
                 min_quote_amount=to_units(
                     self.target.min_quote_amount or "0", "target.min_quote_amount"
@@ -364,6 +367,17 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
     return _merge(document, manifest.settings)
 
 
+def with_overrides(document: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Lay ``--set section.key=value`` texts over a settings document.
+
+    Errors: SettingsError for a malformed text or an unknown key.
+    """
+    merged = _merge({}, document)
+    for text in overrides:
+        merged = _merge(merged, _parse_override(text))
+    return merged
+
+
 def load_settings(
     *,
     config: Mapping[str, Any] | None = None,
@@ -377,8 +391,7 @@ def load_settings(
     document: dict[str, Any] = _of_manifest(manifest) if manifest is not None else {}
     if config is not None:
         document = _merge(document, config)
-    for text in overrides:
-        document = _merge(document, _parse_override(text))
+    document = with_overrides(document, overrides)
     if document.get("strategy", {}).get("expire_time_secs") in ("off", False):
         document["strategy"]["expire_time_secs"] = None
     for name in _DECIMAL_STRINGS:

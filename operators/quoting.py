@@ -8,12 +8,12 @@ orders ─ inventory ───────────────────�
 
 from typing import Literal, cast
 
-import reactivex as rx
 from msgspec import Struct
 from reactivex import Observable, abc
 from reactivex import operators as ops
 
 from operators.anchor import anchor
+from operators.combine import combine_latest
 from operators.inventory import inventory
 from operators.ladder import ladder
 from operators.mid import mid
@@ -98,8 +98,7 @@ def _composite(
     no_target = starting_with(Refusal(0, 0, "target", "missing"))
     residuals = signal.pipe(mid("signal"), residual(p.baseline), no_signal)
     anchors = target.pipe(mid("target"), anchor(p.instrument.price_scale), no_target)
-    states = cast(Observable[State], rx.combine_latest(residuals, anchors))
-    return states.pipe(_decide(p, orders))
+    return combine_latest(residuals, anchors).pipe(_decide(p, orders))
 
 
 def _tutorial(

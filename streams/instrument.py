@@ -1,7 +1,8 @@
 """Instruments: what a market's prices and sizes are counted in, and the one rule for rounding."""
 
 import math
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Context, Decimal
 
 from msgspec import Struct
 
@@ -21,6 +22,7 @@ UNIT = 10**UNIT_DECIMALS
 """Prices and sizes are integers of 1e-9, Databento's fixed point."""
 
 _MAX = 2**63 - 1
+_DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
 
 def to_units(text: str, what: str) -> int:
@@ -32,12 +34,15 @@ def to_units(text: str, what: str) -> int:
     >>> to_units("0.050", "trade_size")
     50000000
     """
-    try:
-        value = Decimal(text.strip())
-        scaled = value.scaleb(UNIT_DECIMALS)
-        exact = value.is_finite() and scaled == scaled.to_integral_value()
-    except (InvalidOperation, AttributeError):
-        raise ValueError(f"{what} must be a decimal number such as 0.050, was {text!r}") from None
+    if not isinstance(text, str) or not _DECIMAL.fullmatch(text.strip()):
+        raise ValueError(f"{what} must be a decimal number such as 0.050, was {text!r}")
+    value = Decimal(text.strip())
+    if value and not (-UNIT_DECIMALS - 1 <= value.adjusted() < UNIT_DECIMALS + 2):
+        scaled, exact = Decimal(0), False
+    else:
+        # Wide enough for every text that a person writes, so nothing is rounded on the way.
+        scaled = Context(prec=len(text) + 4 * UNIT_DECIMALS).scaleb(value, UNIT_DECIMALS)
+        exact = scaled == scaled.to_integral_value()
     if not exact or abs(scaled) > _MAX:
         raise ValueError(
             f"{what} must be a decimal number with at most {UNIT_DECIMALS} decimals "

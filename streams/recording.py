@@ -45,7 +45,7 @@ SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 BATCH_ROWS: Final = 65_536
 ROW_GROUP_ROWS: Final = 131_072
-_SHOWN: Final = 3
+_MAX_INT64: Final = 2**63 - 1
 
 QUOTE_SCHEMA: Final = pl.Schema(
     {
@@ -300,9 +300,10 @@ class QuoteChecker:
             )
 
     def _ordered(self, batch: pl.DataFrame, name: str, *, strictly: bool) -> None:
-        values = batch[name].cast(pl.Int64)
         if not batch.height:
             return
+        self._refuse(batch, batch[name] > _MAX_INT64, name, "does not fit 63 bits")
+        values = batch[name].cast(pl.Int64)
         before = values.shift(1, fill_value=self._last[name])
         bad = (values <= before) if strictly else (values < before)
         if bad.any():

@@ -1,0 +1,608 @@
+"""Databento: quotes of one symbol from a DBN file, exactly and in bounded memory.
+
+The records are read with constant numpy layouts of our own. The vendor's readers change shared
+layouts while they work: after one live file with ``ts_out`` they return garbage for ordinary ones.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias, cast
+
+import databento_dbn as dbn
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import zstandard
+from msgspec import Struct, field
+
+from streams.instrument import UNIT
+from streams.recording import QUOTE_SCHEMA, RecordingError
+
+__all__ = ["IMPORT_SCHEMA", "QUOTE_SCHEMAS", "DbnQuotes", "SourceCounts"]
+
+IMPORT_SCHEMA: Final = pl.Schema({k: v for k, v in QUOTE_SCHEMA.items() if k != "seq"})
+"""What a reader of foreign files yields: quotes without a sequence number."""
+
+QUOTE_SCHEMAS: Final = {
+    "mbp-1": 1, "tbbo": 1, "cmbp-1": 177, "cbbo-1s": 192, "cbbo-1m": 193, "tcbbo": 194,
+    "bbo-1s": 195, "bbo-1m": 196,
+}  # fmt: skip
+"""Schemas that hold a best bid and offer, with the record type (rtype) of each."""
+
+_RTYPE_NAMES: Final = {
+    0: "trade", 1: "mbp-1", 10: "mbp-10", 18: "status", 19: "definition", 20: "imbalance",
+    21: "gateway error", 22: "symbol mapping", 23: "system message", 24: "statistics", 32: "ohlcv",
+    33: "ohlcv", 34: "ohlcv", 35: "ohlcv", 36: "ohlcv", 160: "mbo", 177: "cmbp-1", 192: "cbbo-1s",
+    193: "cbbo-1m", 194: "tcbbo", 195: "bbo-1s", 196: "bbo-1m",
+}  # fmt: skip
+_SYMBOL_MAPPING: Final = 22
+_IS_CONTROL: Final = np.isin(np.arange(256), (21, _SYMBOL_MAPPING, 23))
+_IS_QUOTE: Final = np.isin(np.arange(256), list(QUOTE_SCHEMAS.values()))
+
+# One layout serves all: where the schemas differ (action, counts, publishers) nothing is read.
+_FIELDS: Final = {
+    "rtype": ("u1", 1), "instrument_id": ("<u4", 4), "ts_event": ("<u8", 8), "flags": ("u1", 30),
+    "ts_recv": ("<u8", 32), "bid_px": ("<i8", 48), "ask_px": ("<i8", 56), "bid_sz": ("<u4", 64),
+    "ask_sz": ("<u4", 68),
+}  # fmt: skip
+_RECORD_BYTES: Final = 80
+_TS_OUT_BYTES: Final = 8
+_HEADER_BYTES: Final = 16
+_BLOCK_BYTES: Final = 8 << 20
+_VERSIONS: Final = (1, 2, 3)
+
+_UNDEF_PRICE: Final = 2**63 - 1
+_UNDEF_TS: Final = np.uint64(2**64 - 1)
+_MAX_TS: Final = np.uint64(2**63 - 1)
+_NS_PER_DAY: Final = 86_400_000_000_000
+_F_BAD_TS_RECV: Final = 8
+_F_MAYBE_BAD_BOOK: Final = 4
+_SHOWN: Final = 5
+
+_Bytes: TypeAlias = npt.NDArray[np.uint8]
+_Records: TypeAlias = npt.NDArray[np.void]
+_Mask: TypeAlias = npt.NDArray[np.bool_]
+_Ints: TypeAlias = npt.NDArray[np.int64]
+
+
+class SourceCounts(Struct):
+    """What became of every record of a source: records_in = rows_out + all of refused."""
+
+    records_in: int = 0
+    rows_out: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """Records left out, by reason."""
+    noted: dict[str, int] = field(default_factory=dict)
+    """Rows kept that a reader may want to know of, by what was seen; a row can count twice."""
+
+    def refuse(self, reason: str, count: int) -> None:
+        """Count records that were left out."""
+        if count:
+            self.refused[reason] = self.refused.get(reason, 0) + count
+
+    def note(self, what: str, count: int) -> None:
+        """Count rows that were kept and are remarkable."""
+        if count:
+            self.noted[what] = self.noted.get(what, 0) + count
+
+
+class DbnQuotes:
+    """Quotes of one symbol in a DBN file (version 1 to 3, plain or zstd, historical or live).
+
+    Every record is a row out or is counted in ``counts.refused``. A row with both sides undefined
+    says that the book was cleared; it is kept, with both sides null.
+
+    Units: ``ts`` is Databento's ``ts_recv``, ns; prices 1e-9; sizes 1e-9, from whole units.
+    Shape: rows in file order. A row marked F_BAD_TS_RECV that goes back in time takes the ``ts``
+        of the row before it and is counted.
+    Errors: RecordingError if the file is not DBN, is damaged or truncated, holds no quotes, lacks
+        the symbol, or goes back in time without saying that its clock is bad.
+    Source: layouts as databento-dbn 0.70 encodes them; the tests compare with its decoder.
+    """
+
+    def __init__(self, path: Path, symbol: str, schema: str | None = None) -> None:
+        """Read the header; ``schema`` picks one kind of quote from a live recording."""
+        self.path = path
+        self.counts = SourceCounts()
+        if schema is not None and schema not in QUOTE_SCHEMAS:
+            raise RecordingError(
+                f"schema {schema!r} holds no best bid and offer; "
+                f"choose one of {', '.join(QUOTE_SCHEMAS)}"
+            )
+        with _open(path) as stream:
+            self.version, metadata = _read_header(stream, path)
+        self.dataset: str = metadata.dataset
+        self.venue: str = self.dataset.partition(".")[0]
+        self.schema: str | None = None if metadata.schema is None else str(metadata.schema)
+        if self.schema is not None and self.schema not in QUOTE_SCHEMAS:
+            raise RecordingError(
+                f"{path} holds {self.schema} records, which carry no best bid and offer; "
+                f"import a file of schema {', '.join(QUOTE_SCHEMAS)}"
+            )
+        if schema is not None and self.schema is not None and schema != self.schema:
+            raise RecordingError(
+                f"{path} holds {self.schema} records, {schema} was asked for; leave the schema out"
+            )
+        self._wanted = schema or self.schema
+        self._rtype = None if self._wanted is None else QUOTE_SCHEMAS[self._wanted]
+        self._size = _RECORD_BYTES + (_TS_OUT_BYTES if metadata.ts_out else 0)
+        self._layout = np.dtype(
+            {
+                "names": list(_FIELDS),
+                "formats": [kind for kind, _ in _FIELDS.values()],
+                "offsets": [offset for _, offset in _FIELDS.values()],
+                "itemsize": self._size,
+            }
+        )
+        self._selector = _Selector(path, metadata, symbol, live=self.schema is None)
+        self._last_ts = -1
+        self._seen_rtype: int | None = None
+
+    @property
+    def symbol(self) -> str:
+        """The symbol as the file spells it."""
+        return self._selector.symbol
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """Yield the quotes in frames of ``IMPORT_SCHEMA``, a block of the file at a time."""
+        self.counts = SourceCounts()
+        self._last_ts, self._seen_rtype = -1, None
+        self._selector.restart()
+        with _open(self.path) as stream:
+            _read_header(stream, self.path)
+            for block in _blocks(stream, self.path):
+                yield from self._block_quotes(block)
+        self._selector.finish()
+
+    def _block_quotes(self, block: _Bytes) -> Iterator[pl.DataFrame]:
+        """Sort a block's records by kind; symbol mappings act on what follows them."""
+        pending: list[_Bytes] = []
+        numbers: list[_Ints] = []
+        for start, count, size in _runs(block):
+            run = block[start : start + count * size].reshape(count, size)
+            first = self.counts.records_in
+            self.counts.records_in += count
+            cuts = self._other_records(run, first)
+            for begin, end in _between(cuts, count):
+                if begin < end:
+                    pending.append(run[begin:end])
+                    numbers.append(np.arange(first + begin, first + end, dtype=np.int64))
+                if end < count and run[end, 1] == _SYMBOL_MAPPING:
+                    yield from self._flush(pending, numbers)
+                    self._selector.remap(run[end], self.version)
+        yield from self._flush(pending, numbers)
+
+    def _other_records(self, run: _Bytes, first: int) -> list[int]:
+        """Count the records of a run that are no quotes; return where they are."""
+        rtypes = run[:, 1]
+        expected = _IS_QUOTE[rtypes] if self.schema is None else rtypes == self._rtype
+        if expected.all() and run.shape[1] == self._size:
+            return []
+        foreign = ~expected & ~_IS_CONTROL[rtypes]
+        if self.schema is not None and foreign.any():
+            at = int(foreign.argmax())
+            raise RecordingError(
+                f"{self.path}: record {first + at} is of kind {_name(int(rtypes[at]))}, the header "
+                f"says {self.schema}; one of them is wrong, so the file is damaged. Fetch it again"
+            )
+        if expected.any() and run.shape[1] != self._size:
+            at = first + int(expected.argmax())
+            raise RecordingError(
+                f"{self.path}: record {at} is {run.shape[1]} bytes long, a quote of this file must "
+                f"be {self._size}; the file is damaged. Fetch it again"
+            )
+        others = np.flatnonzero(~expected)
+        for rtype, count in Counter(rtypes[others].tolist()).items():
+            self.counts.refuse(f"{_name(rtype)} record", count)
+        return others.tolist()
+
+    def _flush(self, pending: list[_Bytes], numbers: list[_Ints]) -> Iterator[pl.DataFrame]:
+        if not pending:
+            return
+        rows = pending[0] if len(pending) == 1 else np.concatenate(pending)
+        number = numbers[0] if len(numbers) == 1 else np.concatenate(numbers)
+        pending.clear()
+        numbers.clear()
+        records = np.ascontiguousarray(rows).view(self._layout)[:, 0]
+        kept = self._kept(records)
+        if kept.any():
+            frame = self._frame(records[kept], number[kept])
+            self.counts.rows_out += frame.height
+            yield frame
+
+    def _kept(self, records: _Records) -> _Mask:
+        """Say which records become rows; count the others, each under one reason."""
+        ts = records["ts_recv"]
+        left: _Mask = np.ones(len(records), dtype=np.bool_)
+        self._drop(left, ts == _UNDEF_TS, "undefined ts_recv")
+        ts_event = records["ts_event"]
+        impossible = (ts > _MAX_TS) | ((ts_event > _MAX_TS) & (ts_event != _UNDEF_TS))
+        self._drop(left, impossible, "impossible timestamp")
+        chosen = self._selector.chosen(records["instrument_id"], ts.astype(np.int64))
+        self._drop(left, ~chosen, "other instrument")
+        if self.schema is None:
+            self._one_schema(records["rtype"], left)
+        negative = (records["bid_px"] < 0) | (records["ask_px"] < 0)
+        self._drop(left, negative, "negative price")
+        return left
+
+    def _drop(self, left: _Mask, bad: npt.NDArray[Any], reason: str) -> None:
+        self.counts.refuse(reason, int((left & bad).sum()))
+        left &= ~bad
+
+    def _one_schema(self, rtypes: npt.NDArray[np.uint8], left: _Mask) -> None:
+        """Hold a live recording to one kind of quote, which two subscriptions may have mixed."""
+        if self._rtype is not None:
+            self._drop(left, rtypes != self._rtype, "other schema")
+            return
+        for rtype in np.unique(rtypes[left]).tolist():
+            if self._seen_rtype is None:
+                self._seen_rtype = rtype
+            elif rtype != self._seen_rtype:
+                both = sorted((_name(rtype), _name(self._seen_rtype)))
+                raise RecordingError(
+                    f"{self.path} holds {both[0]} and {both[1]} quotes of {self.symbol}; mixed, "
+                    f"they would repeat the past. Choose one with the schema option, "
+                    f"such as {both[1]}"
+                )
+
+    def _frame(self, records: _Records, number: _Ints) -> pl.DataFrame:
+        ts = self._in_order(records, number)
+        flags = records["flags"].copy()
+        self.counts.note("bad ts_recv", int((flags & _F_BAD_TS_RECV != 0).sum()))
+        self.counts.note("maybe bad book", int((flags & _F_MAYBE_BAD_BOOK != 0).sum()))
+        columns: dict[str, npt.NDArray[Any]] = {
+            "ts": ts,
+            "ts_event": records["ts_event"].astype(np.int64),
+            "bid_px": records["bid_px"].copy(),
+            "ask_px": records["ask_px"].copy(),
+            "bid_sz": records["bid_sz"].astype(np.int64) * UNIT,
+            "ask_sz": records["ask_sz"].astype(np.int64) * UNIT,
+            "flags": flags,
+        }
+        clear = (columns["bid_px"] == _UNDEF_PRICE) & (columns["ask_px"] == _UNDEF_PRICE)
+        self.counts.note("clear row", int(clear.sum()))
+        present = {side: pl.col(f"{side}_px") != _UNDEF_PRICE for side in ("bid", "ask")}
+        # An undefined u64 time stamp is -1 once it is read as i64.
+        known = pl.when(pl.col("ts_event") >= 0).then(pl.col("ts_event"))
+        sides = [
+            pl.when(present[side]).then(pl.col(f"{side}_{what}")).alias(f"{side}_{what}")
+            for what in ("px", "sz")
+            for side in ("bid", "ask")
+        ]
+        return pl.DataFrame(columns, schema=IMPORT_SCHEMA).with_columns(known, *sides)
+
+    def _in_order(self, records: _Records, number: _Ints) -> _Ints:
+        """Return ts_recv without steps back, which only rows with a bad clock may take."""
+        ts: _Ints = records["ts_recv"].astype(np.int64)
+        highest: _Ints = np.maximum.accumulate(np.maximum(ts, self._last_ts))
+        back = ts < highest
+        if back.any():
+            wrong = back & (records["flags"] & _F_BAD_TS_RECV == 0)
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise RecordingError(
+                    f"{self.path}: record {number[at]} (counted from 0) has ts_recv {ts[at]}, "
+                    f"before {highest[at]} of an earlier row of {self.symbol}; ts_recv must not go "
+                    f"back unless the row is flagged F_BAD_TS_RECV. Fetch the file again, sorted "
+                    f"by ts_recv, or split it there"
+                )
+            self.counts.note("clamped ts", int(back.sum()))
+        self._last_ts = int(highest[-1])
+        return highest
+
+
+# ---------------------------------------------------------------- symbols
+
+
+_ID: Final = "instrument_id"
+_STYPE_PARENT: Final = 4  # dbn ``SType::Parent``
+
+
+class _Selector:
+    """Knows which instrument ids mean the symbol, by date or from the mapping that came last."""
+
+    def __init__(self, path: Path, metadata: dbn.Metadata, symbol: str, *, live: bool) -> None:
+        self._path = path
+        self._live = live
+        self._intervals: list[tuple[int, int, int]] = []
+        self._everything = False
+        names = _dated_ids(path, metadata)
+        self._names = set(names)
+        venue = metadata.dataset.partition(".")[0]
+        bare = symbol.removesuffix(f".{venue}")
+        self.symbol = bare if symbol not in names and bare in names else symbol
+        if self.symbol in names:
+            self._intervals = names[self.symbol]
+        elif symbol.isdecimal():
+            self._intervals = [(int(symbol), 0, 2**63 - 1)]
+        elif not live:
+            # Without mappings a file that was asked for one symbol can hold no other.
+            self._everything = not names and list(metadata.symbols) == [symbol]
+            if not self._everything:
+                raise self._unknown()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the mappings that came with the records."""
+        self._current: int | None = None
+        self._mapped = False
+
+    def chosen(self, ids: npt.NDArray[np.uint32], ts: _Ints) -> _Mask:
+        """Say which records are the symbol's."""
+        if self._everything:
+            return np.ones(len(ids), dtype=np.bool_)
+        if self._mapped:
+            return cast(_Mask, ids == (-1 if self._current is None else self._current))
+        mask: _Mask = np.zeros(len(ids), dtype=np.bool_)
+        first, last = int(ts.min()), int(ts.max())
+        for number, start, end in self._intervals:
+            if start <= last and first < end:
+                mask |= (ids == number) & (ts >= start) & (ts < end)
+        return mask
+
+    def remap(self, record: _Bytes, version: int) -> None:
+        """Take in a symbol mapping; it holds until the next for its id or for the symbol."""
+        raw = record.tobytes()
+        number = int.from_bytes(raw[4:8], "little")
+        if version == 1:
+            asked, meant = _text(raw[16:38]), _text(raw[38:60])
+            parent = asked.endswith((".FUT", ".OPT", ".SPOT"))
+        else:
+            asked, meant = _text(raw[17:88]), _text(raw[89:160])
+            parent = raw[16] == _STYPE_PARENT
+        # A parent stands for many instruments at once, so it cannot name one.
+        names = {meant} if parent else {asked, meant}
+        self._names |= {name for name in names if name and not name.isdecimal()}
+        if self.symbol in names:
+            self._current, self._mapped = number, True
+        elif number == self._current:
+            self._current = None
+
+    def finish(self) -> None:
+        """Refuse a live recording in which the symbol never was."""
+        if self._live and not self._mapped and not self._intervals:
+            raise self._unknown()
+
+    def _unknown(self) -> RecordingError:
+        some = sorted(self._names)
+        shown = ", ".join(some[:_SHOWN]) + (", ..." if len(some) > _SHOWN else "")
+        what = f"it holds {len(some)}: {shown}" if some else "it has no symbol mappings"
+        return RecordingError(
+            f"{self._path} does not hold the symbol {self.symbol!r}; {what}. Symbols are spelled "
+            f"as in the file; give one of those, or an instrument id as a number"
+        )
+
+
+def _dated_ids(path: Path, metadata: dbn.Metadata) -> dict[str, list[tuple[int, int, int]]]:
+    """Read the header's mappings: for each symbol its ids, each from a ns to before a ns."""
+    by_name: dict[str, list[tuple[int, int, int]]] = {}
+    mappings = cast(dict[str, list[dict[str, Any]]], metadata.mappings)
+    if not mappings:
+        return by_name
+    inverse = str(metadata.stype_in) == _ID
+    if not inverse and str(metadata.stype_out) != _ID:
+        raise RecordingError(
+            f"{path} maps {metadata.stype_in} to {metadata.stype_out}, so its symbols do not say "
+            f"which records are theirs; one of the two must be instrument_id. Fetch it so"
+        )
+    for key, intervals in mappings.items():
+        for interval in intervals:
+            name, number = (interval["symbol"], key) if inverse else (key, interval["symbol"])
+            if name and number.isdecimal():
+                span = (_midnight(interval["start_date"]), _midnight(interval["end_date"]))
+                by_name.setdefault(name, []).append((int(number), *span))
+    return by_name
+
+
+def _midnight(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * _NS_PER_DAY
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+def _name(rtype: int) -> str:
+    return _RTYPE_NAMES.get(rtype, f"rtype {rtype}")
+
+
+# ---------------------------------------------------------------- bytes
+
+
+def _between(cuts: list[int], count: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches between the cuts, empty ones before a cut included."""
+    begin = 0
+    for cut in cuts:
+        yield begin, cut
+        begin = cut + 1
+    if begin < count:
+        yield begin, count
+
+
+def _runs(block: _Bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (offset, count, bytes each) of neighbours of one length, for whole records."""
+    at, window = 0, 64
+    while at < len(block):
+        size = int(block[at]) * 4
+        lengths = block[at : at + window * size : size]
+        other = lengths != block[at]
+        count = int(other.argmax()) if other.any() else len(lengths)
+        yield at, count, size
+        at += count * size
+        window = min(window * 4, 1 << 16) if count == window else 64
+
+
+def _blocks(stream: BinaryIO, path: Path) -> Iterator[_Bytes]:
+    """Yield the records in blocks that end where a record ends; each is void after the next."""
+    buffer = bytearray(_BLOCK_BYTES)
+    view = memoryview(buffer)
+    data = np.frombuffer(buffer, np.uint8)
+    held, passed = 0, stream.tell()
+    while got := _fill(stream, view[held:], path):
+        held += got
+        end = _whole_records(data[:held], passed, path)
+        yield data[:end]
+        rest = bytes(view[end:held])
+        view[: len(rest)] = rest
+        held, passed = len(rest), passed + end
+    if held:
+        raise RecordingError(
+            f"{path} ends after {held} of {int(data[0]) * 4} bytes of a record, at byte {passed} "
+            f"of its (decompressed) content; records must be whole, so it is truncated. "
+            f"Fetch it again"
+        )
+
+
+def _whole_records(data: _Bytes, passed: int, path: Path) -> int:
+    """Return where the last whole record ends."""
+    at, window = 0, 64
+    while at < len(data):
+        size = int(data[at]) * 4
+        if size < _HEADER_BYTES:
+            raise RecordingError(
+                f"{path}: the record at byte {passed + at} of the (decompressed) content says that "
+                f"it is {size} bytes long, must be at least {_HEADER_BYTES}; "
+                f"the file is damaged. Fetch it again"
+            )
+        whole = min((len(data) - at) // size, window)
+        if not whole:
+            break
+        other = data[at : at + whole * size : size] != data[at]
+        count = int(other.argmax()) if other.any() else whole
+        at += count * size
+        window = min(window * 4, 1 << 16) if count == window else 64
+    return at
+
+
+def _fill(stream: BinaryIO, room: memoryview, path: Path) -> int:
+    got = 0
+    try:
+        while got < len(room) and (more := cast(io.BufferedReader, stream).readinto(room[got:])):
+            got += more
+    except (zstandard.ZstdError, OSError) as error:
+        raise RecordingError(
+            f"{path} cannot be read ({error}); it is damaged. Fetch it again"
+        ) from error
+    return got
+
+
+def _read_header(stream: BinaryIO, path: Path) -> tuple[int, dbn.Metadata]:
+    """Read version and metadata, and leave the stream at the first record."""
+    start = bytearray(8)
+    got = _fill(stream, memoryview(start), path)
+    if start[:3] != b"DBN"[:got] or not got:
+        raise RecordingError(
+            f"{path} begins with {bytes(start[:got])!r}, a DBN file must begin with b'DBN' (or be "
+            f"a zstd-compressed one); give a .dbn or .dbn.zst file"
+        )
+    if got == len(start) and start[3] not in _VERSIONS:
+        raise RecordingError(
+            f"{path} is DBN version {start[3]}, this program reads "
+            f"{', '.join(map(str, _VERSIONS))}; upgrade marblemaker"
+        )
+    length = int.from_bytes(start[4:], "little")
+    body = bytearray()
+    while len(body) < length and got == len(start):
+        piece = bytearray(min(length - len(body), 1 << 20))
+        more = _fill(stream, memoryview(piece), path)
+        body += piece[:more]
+        if not more:
+            break
+    if got < len(start) or len(body) < length:
+        raise RecordingError(
+            f"{path} ends within its header, after {got + len(body)} bytes; the header must be "
+            f"whole, so the file is truncated. Fetch it again"
+        )
+    try:
+        metadata = dbn.Metadata.decode(
+            bytes(start + body),
+            upgrade_policy=cast(Any, dbn.VersionUpgradePolicy.AS_IS),  # the stub calls it an int
+        )
+    except (dbn.DBNError, ValueError) as error:
+        raise RecordingError(
+            f"{path} has a header that cannot be decoded ({error}); the file is damaged. "
+            f"Fetch it again"
+        ) from error
+    return int(start[3]), metadata
+
+
+# ---------------------------------------------------------------- compression
+
+_ZSTD_MAGIC: Final = 0xFD2FB528
+_SKIPPABLE_MAGIC: Final = 0x184D2A50  # and the 15 after it
+_ZSTD_HEADER_MAX: Final = 18
+_RLE_BLOCK: Final = 1
+_RESERVED_BLOCK: Final = 3
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file for reading, decompressed if need be."""
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise RecordingError(
+            f"{path} cannot be opened ({error.strerror}); give a DBN file that can be read"
+        ) from error
+    if stream.read(4) != _ZSTD_MAGIC.to_bytes(4, "little"):
+        stream.seek(0)
+        return stream
+    try:
+        _require_whole_frames(stream, path)
+    except BaseException:
+        stream.close()
+        raise
+    stream.seek(0)
+    reader = zstandard.ZstdDecompressor().stream_reader(
+        stream, read_size=1 << 18, read_across_frames=True, closefd=True
+    )
+    return cast(BinaryIO, reader)
+
+
+def _require_whole_frames(stream: BinaryIO, path: Path) -> None:
+    """Walk the compressed frames: the decompressor takes a cut between two blocks for the end.
+
+    Source: RFC 8878, section 3.1.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    at = 0
+    while at < size:
+        stream.seek(at)
+        head = stream.read(_ZSTD_HEADER_MAX)
+        magic = int.from_bytes(head[:4], "little")
+        if magic & ~0xF == _SKIPPABLE_MAGIC and len(head) >= 8:
+            at += 8 + int.from_bytes(head[4:8], "little")
+            continue
+        try:
+            parameters = zstandard.get_frame_parameters(head)
+            at = _blocks_end(stream, at + zstandard.frame_header_size(head))
+        except (zstandard.ZstdError, EOFError) as error:
+            raise RecordingError(
+                f"{path} is not whole zstd frames (near byte {at} of {size}: {error}); it is "
+                f"truncated or damaged. Fetch it again"
+            ) from error
+        at += 4 if parameters.has_checksum else 0
+    if at > size:
+        raise RecordingError(
+            f"{path} has {size} bytes, its zstd frames need {at}; it is truncated. Fetch it again"
+        )
+
+
+def _blocks_end(stream: BinaryIO, at: int) -> int:
+    while True:
+        stream.seek(at)
+        head = stream.read(3)
+        if len(head) < 3:
+            raise EOFError("a block is missing")
+        word = int.from_bytes(head, "little")
+        last, kind, length = word & 1, word >> 1 & 3, word >> 3
+        if kind == _RESERVED_BLOCK:
+            raise EOFError("a block of no known kind")
+        at += 3 + (1 if kind == _RLE_BLOCK else length)
+        if last:
+            return at

@@ -1,0 +1,108 @@
+"""Small recordings for tests: written as an outsider would write them, and seeded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from marblemaker.settings import Settings, load_settings
+from streams.recording import (
+    QUOTE_SCHEMA,
+    FrameWriter,
+    Manifest,
+    as_quotes,
+    write_manifest,
+)
+
+SECOND = 1_000_000_000
+START = 1_781_703_000 * SECOND
+REFERENCE = Path(__file__).parent / "data" / "composite-reference"
+
+Row = tuple[int, int | None, int | None, int | None, int | None]
+"""ts, bid_px, ask_px, bid_sz, ask_sz."""
+
+
+def frame(rows: Sequence[Row]) -> pl.DataFrame:
+    columns = ["ts", "bid_px", "ask_px", "bid_sz", "ask_sz"]
+    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.Int64()), orient="row")
+
+
+def write_recording(folder: Path, feeds: Mapping[str, pl.DataFrame]) -> Path:
+    """Write a recording whose frames are taken as they are: no check, so tests can break them."""
+    folder.mkdir(parents=True)
+    manifest = Manifest()
+    for name, quotes in feeds.items():
+        full = as_quotes(quotes.lazy(), Path(f"{name}.parquet")).collect()
+        writer = FrameWriter(folder, name, pl.Schema({c: QUOTE_SCHEMA[c] for c in full.columns}))
+        writer.append(full)
+        manifest.files[name] = writer.close()
+    write_manifest(folder, manifest)
+    return folder
+
+
+def random_feeds(seed: int, quotes: int = 400, *, faults: bool = True) -> dict[str, pl.DataFrame]:
+    """Two feeds that walk, jump, tie, cross and lose sides; prices on ticks of 0.01 and 0.001."""
+    source = random.Random(seed)
+    feeds: dict[str, pl.DataFrame] = {}
+    for name, tick in (("signal", 10_000_000), ("target", 1_000_000)):
+        ts, mid, rows = START, 207 * SECOND // tick, []
+        for _ in range(quotes):
+            # Whole multiples of 50 ms, so that the feeds tie; now and then a single ns.
+            ts += source.choice((0, 1, 50_000_000, 100_000_000, 300_000_000))
+            step = 400 * SECOND // 1_000 // tick if source.random() < 0.03 else 3
+            mid += source.randint(-step, step)
+            half = source.randint(1, 20)
+            bid: int | None = (mid - half) * tick
+            ask: int | None = (mid + half) * tick
+            bid_sz: int | None = source.randint(1, 9) * SECOND
+            ask_sz: int | None = source.randint(1, 9) * SECOND
+            if faults and source.random() < 0.05:
+                fault = source.randrange(5)
+                if fault in (0, 4):
+                    bid = bid_sz = None
+                if fault in (1, 4):
+                    ask = ask_sz = None
+                if fault == 2:
+                    bid, ask = ask, bid
+                if fault == 3:
+                    ask_sz = 0
+            rows.append((ts, bid, ask, bid_sz, ask_sz))
+        feeds[name] = frame(rows)
+    return feeds
+
+
+def random_strategy(seed: int) -> dict[str, Any]:
+    """A random strategy section that ``check`` accepts."""
+    source = random.Random(seed)
+    strategy: dict[str, Any] = {
+        "preset": source.choice(("composite", "tutorial")),
+        "trade_size": source.choice(("0.050", "0.075", "0.1")),
+        "max_position": source.choice(("0.1", "0.2", "0.325")),
+        "half_spread_bps": source.choice((1.0, 3.0, 10.0, 25.0)),
+        "inventory_skew_factor": source.choice((0.0, 0.5, 2.0, 7.5)),
+        "signal_skew_factor": source.choice((-30.0, 0.0, 15.0, 55.0, 400.0)),
+        "requote_threshold_bps": source.choice((0.0, 1.0, 5.0, 20.0)),
+        "min_interval_ms": source.choice((0.0, 0.0, 70.0, 1000.0)),
+        "on_cancel_resubmit": source.random() < 0.5,
+        "signal_baseline": source.choice(("first", "ewma", 207.0)),
+    }
+    if source.random() < 0.3:
+        strategy["expire_time_secs"] = source.choice((0.5, 1.0, 60.0))
+    return strategy
+
+
+def random_venue(seed: int) -> dict[str, Any]:
+    """A random venue section: fill models, with and without latency."""
+    source = random.Random(seed)
+    return {
+        "fill_model": source.choice(("touch", "cross")),
+        "latency": source.choice((0.0, 0.0, 50.0, "1ns", "400ms")),
+    }
+
+
+def settings(**sections: Mapping[str, Any]) -> Settings:
+    return load_settings(config={name: dict(body) for name, body in sections.items()})
