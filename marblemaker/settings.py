@@ -392,7 +392,8 @@ def load_settings(
     if config is not None:
         document = _merge(document, config)
     document = with_overrides(document, overrides)
-    if document.get("strategy", {}).get("expire_time_secs") in ("off", False):
+    expire = document.get("strategy", {}).get("expire_time_secs")
+    if expire == "off" or expire is False:
         document["strategy"]["expire_time_secs"] = None
     for name in _DECIMAL_STRINGS:
         section, key = name.split(".")

@@ -214,10 +214,11 @@ def as_quotes(frames: pl.LazyFrame, path: Path) -> pl.LazyFrame:
     """
     schema = frames.collect_schema()
     known = list(QUOTE_SCHEMA)
+    absent = [name for name in known if name not in schema]
     for name in schema:
         if name not in QUOTE_SCHEMA:
             raise RecordingError(
-                f"{path}: unknown column {name!r}{_nearest(name, known)}; "
+                f"{path}: unknown column {name!r}{_nearest(name, absent)}; "
                 f"quotes have the columns {', '.join(known)}; drop or rename it"
             )
     columns: list[pl.Expr] = []
