@@ -23,7 +23,7 @@ from marblemaker.settings import (
 from streams.instrument import Instrument
 from streams.recording import RecordingError, read_manifest
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -42,8 +42,8 @@ _SECRETS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments_parser = parser()
+    arguments = arguments_parser.parse_args(argv)
     console = Console(as_json=arguments.json)
     command: Callable[[argparse.Namespace, Console], int] = arguments.command
     try:
@@ -63,14 +63,15 @@ class _Failure(RuntimeError):
     """A command could not do what it was asked."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line, with all commands."""
+    whole = argparse.ArgumentParser(
         prog="marble",
         description="Reactive market making: reference quotes in, post-only orders out.",
         epilog="Exit codes: 0 done, 1 diverged or failed, 2 wrong use, 130 interrupted.",
     )
-    parser.add_argument("--version", action="version", version=f"marblemaker {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    whole.add_argument("--version", action="version", version=f"marblemaker {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _command(commands, "demo", _demo, "replay the bundled recording")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME)")
     replay.add_argument(
-        "--overwrite", action="store_true", help="replace a run or recording that is there"
+        "--overwrite", action="store_true", help="replace an earlier replay that is there"
     )
 
     _import_commands(commands)
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(
         commands, "doctor", _doctor, "versions, settings, credentials, free disk"
     ).add_argument("--config", type=Path, metavar="FILE")
-    return parser
+    return whole
 
 
 def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -208,9 +209,8 @@ def _demo(arguments: argparse.Namespace, console: Console) -> int:
 def _import_databento(arguments: argparse.Namespace, console: Console) -> int:
     from marblemaker.importing import import_databento
 
-    return _report_import(
-        console,
-        import_databento(
+    with console.progress(f"import {arguments.file.name}") as progress:
+        result = import_databento(
             arguments.file,
             symbol=arguments.symbol,
             role=arguments.role,
@@ -218,17 +218,17 @@ def _import_databento(arguments: argparse.Namespace, console: Console) -> int:
             price_decimals=arguments.price_decimals,
             schema=arguments.schema,
             replace=arguments.replace,
-        ),
-    )
+            progress=progress,
+        )
+    return _report_import(console, result)
 
 
 def _import_lighter_csv(arguments: argparse.Namespace, console: Console) -> int:
     from marblemaker.importing import import_lighter_csv
 
     _check_decimals(arguments)
-    return _report_import(
-        console,
-        import_lighter_csv(
+    with console.progress(f"import {arguments.file.name}") as progress:
+        result = import_lighter_csv(
             arguments.file,
             role=arguments.role,
             symbol=arguments.symbol,
@@ -237,8 +237,9 @@ def _import_lighter_csv(arguments: argparse.Namespace, console: Console) -> int:
             out=arguments.out,
             max_back_ns=arguments.max_back_ns,
             replace=arguments.replace,
-        ),
-    )
+            progress=progress,
+        )
+    return _report_import(console, result)
 
 
 def _check_decimals(arguments: argparse.Namespace) -> None:
@@ -258,17 +259,17 @@ def _import_frames(arguments: argparse.Namespace, console: Console) -> int:
 
     document = read_document(arguments.config) if arguments.config is not None else {}
     settings = load_settings(config=document, overrides=arguments.set)
-    return _report_import(
-        console,
-        import_frames(
+    with console.progress("import frames") as progress:
+        result = import_frames(
             arguments.signal,
             arguments.target,
             instruments_of(settings),
             arguments.out,
             settings=with_overrides(document, arguments.set),
             replace=arguments.replace,
-        ),
-    )
+            progress=progress,
+        )
+    return _report_import(console, result)
 
 
 def _report_import(console: Console, result: Any) -> int:

@@ -54,17 +54,20 @@ class Console:
             return
         started = last = time.monotonic()
 
-        def line(done: int, total: int, ts: int) -> None:
+        def line(done: int, total: int | None = None, ts: int | None = None) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= _LINE_EVERY_SECONDS:
-                last = now
-                rate = done / (now - started)
-                left = max(total - done, 0) / rate if rate else 0.0
-                self.note(
-                    f"{title}: {done:,} of {total:,}, {rate:,.0f} events/s, at {iso(ts)}, "
-                    f"{left:.0f} s left"
-                )
+            if now - last < _LINE_EVERY_SECONDS:
+                return
+            last = now
+            rate = done / (now - started)
+            text = f"{title}: {done:,}{'' if total is None else f' of {total:,}'}"
+            text += f", {rate:,.0f} events/s"
+            if ts is not None:
+                text += f", at {iso(ts)}"
+            if total is not None:
+                text += f", {max(total - done, 0) / rate:.0f} s left"
+            self.note(text)
 
         yield line
 
@@ -86,11 +89,10 @@ class Console:
         ) as progress:
             task = progress.add_task(title, total=None, rate="", at="")
 
-            def update(done: int, total: int, ts: int) -> None:
+            def update(done: int, total: int | None = None, ts: int | None = None) -> None:
                 rate = done / max(time.monotonic() - started, 1e-9)
-                progress.update(
-                    task, completed=done, total=total, rate=f"{rate:,.0f}", at=iso(ts)[11:23]
-                )
+                at = "" if ts is None else iso(ts)[11:23]
+                progress.update(task, completed=done, total=total, rate=f"{rate:,.0f}", at=at)
 
             yield update
 

@@ -39,7 +39,6 @@ from streams.events import AccountEvent
 from streams.instrument import format_units
 from streams.recording import (
     BATCH_ROWS,
-    MANIFEST,
     QUOTE_SCHEMA,
     FileEntry,
     FrameWriter,
@@ -113,7 +112,10 @@ def new_folder(out: Path, *, overwrite: Callable[[Path], bool]) -> Iterator[Path
     Errors: RecordingError if ``out`` exists and ``overwrite(out)`` is false, or cannot be written.
     """
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or overwrite(out))):
-        raise RecordingError(f"{out} exists already; choose another folder or remove it")
+        raise RecordingError(
+            f"{out} exists already; choose another folder, or replace a replay that is there with "
+            f"--overwrite (recordings of other kinds are never replaced)"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
@@ -152,7 +154,8 @@ def replay(
     """Run a recording through the graph and write a run folder; return its summary.
 
     ``venue``: ``recorded`` takes the answers in the recording as inputs, ``simulated`` asks the
-    simulated venue; by default recorded if there are answers.
+    simulated venue; by default recorded if there are answers. ``overwrite`` replaces an earlier
+    replay at ``out``, and nothing else.
 
     Errors: RecordingError for an unsound recording or an output that cannot be written;
         ReplayError if the graph failed. Nothing half-written is left behind.
@@ -164,8 +167,13 @@ def replay(
             f"{source} holds no answers of a venue (account.parquet), so there is nothing to take "
             f"as recorded; replay it with --venue simulated"
         )
-    allow = _is_replay if not overwrite else (lambda folder: (folder / MANIFEST).is_file())
-    with new_folder(out, overwrite=allow) as folder, no_thread_timers():
+    if out.exists() and out.resolve() == source.resolve():
+        raise RecordingError(f"{out} is the recording itself; give the run a folder of its own")
+
+    def may_go(folder: Path) -> bool:
+        return overwrite and _is_replay(folder)
+
+    with new_folder(out, overwrite=may_go) as folder, no_thread_timers():
         started = time.perf_counter()
         run = _Run(recording, settings, folder, recorded=recorded)
         try:

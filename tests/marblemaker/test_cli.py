@@ -32,10 +32,14 @@ def _left(folder: Path, *expected: str) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
 
 
+def _as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
 def _import(folder: Path, **broken: Break) -> list[str]:
     arguments = ["import", "frames", "--out", str(folder / "out")]
     for name, quotes in FEEDS.items():
-        broken.get(name, lambda frame: frame)(quotes).write_parquet(folder / f"{name}.parquet")
+        broken.get(name, _as_it_is)(quotes).write_parquet(folder / f"{name}.parquet")
         arguments += [f"--{name}", str(folder / f"{name}.parquet")]
     return arguments
 
