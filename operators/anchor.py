@@ -6,7 +6,7 @@ from operators.operator import Operator
 from streams.events import Anchor, Mid, Refusal
 from streams.instrument import round_ticks
 
-__all__ = ["anchor", "anchor_price"]
+__all__ = ["anchor", "anchor_price", "anchor_price_1e16"]
 
 
 def anchor_price(mid: float, scale: float) -> float:
@@ -17,8 +17,18 @@ def anchor_price(mid: float, scale: float) -> float:
     return round_ticks(mid, scale) / scale
 
 
-def anchor(scale: float) -> Operator[Mid | Refusal, Anchor | Refusal]:
+def anchor_price_1e16(mid: float, scale: float) -> float:
+    """Round a mid as NautilusTrader does, whose prices are integers of 1e-16; a step.
+
+    See ``operators.mid.mid_price_1e16`` for where that differs.
+    """
+    return round_ticks(mid, scale) * (1e16 / scale) / 1e16
+
+
+def anchor(scale: float, *, tutorial: bool = False) -> Operator[Mid | Refusal, Anchor | Refusal]:
     """Round each mid to the price precision; refusals pass.
+
+    ``tutorial``: with the arithmetic of that preset, ``anchor_price_1e16``.
 
     Shape: one out per input, synchronous.
     """
@@ -29,12 +39,13 @@ def anchor(scale: float) -> Operator[Mid | Refusal, Anchor | Refusal]:
             scheduler: abc.SchedulerBase | None = None,
         ) -> abc.DisposableBase:
             emit = observer.on_next
+            rounded = anchor_price_1e16 if tutorial else anchor_price
 
             def on_next(value: Mid | Refusal) -> None:
                 if type(value) is not Mid:
                     emit(value)  # type: ignore[arg-type]
                     return
-                emit(Anchor(value.seq, value.ts, value.mid, anchor_price(value.mid, scale)))
+                emit(Anchor(value.seq, value.ts, value.mid, rounded(value.mid, scale)))
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

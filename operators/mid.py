@@ -6,7 +6,7 @@ from operators.books import FAULTS, book_fault
 from operators.operator import Operator
 from streams.events import Feed, Mid, Quote, Refusal
 
-__all__ = ["mid", "mid_price"]
+__all__ = ["mid", "mid_price", "mid_price_1e16"]
 
 
 def mid_price(bid_px: int, ask_px: int) -> float:
@@ -14,11 +14,20 @@ def mid_price(bid_px: int, ask_px: int) -> float:
     return (bid_px / 1e9 + ask_px / 1e9) / 2.0
 
 
-def mid(feed: Feed, *, strict: bool = True) -> Operator[Quote, Mid | Refusal]:
+def mid_price_1e16(bid_px: int, ask_px: int) -> float:
+    """Middle of two prices as NautilusTrader computes it; a step.
+
+    It keeps a price as an integer of 1e-16 and makes a double of *that*, which above 2**53 of them
+    loses the last bits: some 14,757 at two decimals. A product of doubles rounds the same way.
+    """
+    return (bid_px * 1e7 / 1e16 + ask_px * 1e7 / 1e16) / 2.0
+
+
+def mid(feed: Feed, *, tutorial: bool = False) -> Operator[Quote, Mid | Refusal]:
     """Take the middle of each book; a book without one becomes a refusal with what it was.
 
-    With ``strict`` a zero price, a zero size and a crossed book are refused as well; without it,
-    as in the tutorial preset, only a missing side is.
+    As the ``tutorial`` preset has it only a missing side is refused, and the arithmetic is
+    ``mid_price_1e16``; else a zero price, a zero size and a crossed book are refused as well.
 
     Shape: one out per quote, synchronous.
     """
@@ -28,6 +37,7 @@ def mid(feed: Feed, *, strict: bool = True) -> Operator[Quote, Mid | Refusal]:
             observer: abc.ObserverBase[Mid | Refusal], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             emit = observer.on_next
+            middle = mid_price_1e16 if tutorial else mid_price
 
             def on_next(quote: Quote) -> None:
                 bid, ask = quote.bid_px, quote.ask_px
@@ -35,7 +45,7 @@ def mid(feed: Feed, *, strict: bool = True) -> Operator[Quote, Mid | Refusal]:
                     lone = "no ask" if bid is not None else "no bid"
                     emit(_refusal(quote, feed, "missing" if bid is None and ask is None else lone))
                     return
-                if strict:
+                if not tutorial:
                     bid_sz, ask_sz = quote.bid_sz, quote.ask_sz
                     fault = book_fault(
                         bid, ask, 1 if bid_sz is None else bid_sz, 1 if ask_sz is None else ask_sz
@@ -43,7 +53,7 @@ def mid(feed: Feed, *, strict: bool = True) -> Operator[Quote, Mid | Refusal]:
                     if fault:
                         emit(_refusal(quote, feed, FAULTS[fault]))
                         return
-                emit(Mid(quote.seq, quote.ts, mid_price(bid, ask)))
+                emit(Mid(quote.seq, quote.ts, middle(bid, ask)))
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

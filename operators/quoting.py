@@ -112,11 +112,11 @@ def _tutorial(
     ) -> abc.DisposableBase:
         sound: Operator[Mid | Refusal, Mid] = divert_refusals(observer)
         measure = cast(Operator[Mid, Residual], residual(p.baseline))
-        centre = cast(Operator[Mid, Anchor], anchor(p.instrument.price_scale))
+        centre = cast(Operator[Mid, Anchor], anchor(p.instrument.price_scale, tutorial=True))
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
         no_signal = starting_with(Residual(0, 0, 0.0, 0.0, 0.0))
-        residuals = no_signal(measure(sound(mid("signal", strict=False)(signal))))
-        anchors = centre(sound(mid("target", strict=False)(target)))
+        residuals = no_signal(measure(sound(mid("signal", tutorial=True)(signal))))
+        anchors = centre(sound(mid("target", tutorial=True)(target)))
         pairs: Observable[tuple[Anchor, Residual]] = anchors.pipe(ops.with_latest_from(residuals))
         decisions = pairs.pipe(ops.map(_signal_first), _decide(p, orders))
         return decisions.subscribe(observer, scheduler=scheduler)

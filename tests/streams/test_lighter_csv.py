@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from streams.instrument import Instrument
-from streams.lighter import CsvQuotes
+from streams.lighter import MAX_BACK_NS, CsvQuotes
 from streams.recording import QUOTE_SCHEMA, QuoteChecker, RecordingError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "lighter-capture-2025-09-15"
@@ -40,9 +40,9 @@ def read(quotes: CsvQuotes) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
 
 
-def refusal(path: Path, instrument: Instrument = ETH) -> str:
+def refusal(path: Path, instrument: Instrument = ETH, max_back_ns: int = MAX_BACK_NS) -> str:
     with pytest.raises(RecordingError) as caught:
-        read(CsvQuotes(path, instrument))
+        read(CsvQuotes(path, instrument, max_back_ns))
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -265,7 +265,7 @@ def test_a_clock_that_goes_back_is_refused_with_line_both_times_and_where_to_spl
     monkeypatch.setattr("streams.lighter._BLOCK_BYTES", block_bytes)
     path = capture(tmp_path, f"{T}.5,1,1,2,1", f"{T}.5,1,1,2,1", f"{T}.499999999,1,1,2,1")
 
-    error = refusal(path)
+    error = refusal(path, max_back_ns=0)
 
     assert "line 4: the clock goes back by 1 ns" in error
     assert f"to {T}.499999999 after {T}.500000000" in error
@@ -273,7 +273,7 @@ def test_a_clock_that_goes_back_is_refused_with_line_both_times_and_where_to_spl
     assert "tail -n +4 prices.csv" in error
 
 
-def test_small_steps_back_stand_still_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_small_steps_back_stand_still_and_are_counted(tmp_path: Path) -> None:
     lines = [f"{T}.{d},1,1,2,1" for d in ("5", "499", "4995", "6")]
     path = capture(tmp_path, *lines)
 
@@ -323,10 +323,28 @@ def test_a_capture_as_found_is_refused_and_its_parts_read_exactly(
         assert frame.rows() == by_hand(part)
         QuoteChecker(part, instrument).check(frame)
         if stop <= len(lines):
-            error = refusal(rest, instrument)
+            error = refusal(rest, instrument, max_back_ns=0)
             assert f"line {stop - start + 1}: the clock goes back" in error
             assert lines[stop - 1].partition(",")[0] in error
             assert lines[stop - 2].partition(",")[0] in error
+
+
+def test_the_halves_of_a_capture_import_as_they_are_and_its_one_small_step_back_is_counted(
+    tmp_path: Path,
+) -> None:
+    found = DATA / "prices_ETH.csv"
+    if not found.exists():
+        pytest.skip("the capture is not here")
+    lines = found.read_text().splitlines(keepends=True)
+    clamped = []
+    for number, half in enumerate((lines[:3266], lines[3266:])):
+        path = tmp_path / f"{number}.csv"
+        path.write_text("".join(half))
+        quotes = CsvQuotes(path, ETH)
+        assert read(quotes)["ts"].is_sorted()
+        clamped.append(quotes.clamped)
+    assert clamped == [0, 1]
+    assert "--max-back-ns" not in refusal(found, ETH), "hours are not bridged"
 
 
 def test_random_decimals_are_read_as_decimal_reads_them(tmp_path: Path) -> None:
