@@ -18,8 +18,9 @@ from msgspec.structs import replace as with_fields
 from reactivex import Subject
 
 from marblemaker.console import Console
-from marblemaker.generator import generate, read_session
+from marblemaker.generator import generate
 from marblemaker.replay import versions
+from marblemaker.session_parameters import read_session
 from marblemaker.settings import load_settings
 from streams.clock import SIGNAL
 from streams.events import Quote

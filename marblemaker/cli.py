@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from marblemaker import __version__
-from marblemaker.console import Console, iso, summary_lines
+from marblemaker.console import Console, summary_lines
 from marblemaker.settings import (
     Settings,
     SettingsError,
@@ -20,6 +20,7 @@ from marblemaker.settings import (
     read_document,
     with_overrides,
 )
+from streams.instant import iso
 from streams.instrument import Instrument
 from streams.recording import RecordingError, read_manifest
 

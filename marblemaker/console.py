@@ -10,17 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from marblemaker.settings import Settings
-from streams.instant import Instant
+from streams.instant import iso
 from streams.instrument import format_units
 
-__all__ = ["Console", "iso", "summary_lines"]
+__all__ = ["Console", "summary_lines"]
 
 _LINE_EVERY_SECONDS = 5.0
-
-
-def iso(ts: int) -> str:
-    """Write an instant as ISO 8601, UTC, with all nine decimals."""
-    return f"{Instant.at(ts):%Y-%m-%dT%H:%M:%S}.{ts % 10**9:09d}Z"
 
 
 class Console:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-__all__ = ["Instant", "Span", "datetime_ns", "seconds_ns", "timedelta_ns"]
+__all__ = ["Instant", "Span", "datetime_ns", "iso", "seconds_ns", "timedelta_ns"]
 
 _NS_PER_US: Final = 1_000
 _NS_PER_SECOND: Final = 1_000_000_000
@@ -154,3 +154,12 @@ class Instant(datetime):
 
     def __hash__(self) -> int:
         return hash(self.ns)
+
+
+def iso(ts: int) -> str:
+    """Write an instant as ISO 8601, UTC, with all nine decimals.
+
+    >>> iso(1_781_703_000_265_336_495)
+    '2026-06-17T13:30:00.265336495Z'
+    """
+    return f"{Instant.at(ts):%Y-%m-%dT%H:%M:%S}.{ts % _NS_PER_SECOND:09d}Z"

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from marblemaker.generator import Jump, Oddity, Session, generate, main, read_session
+from marblemaker.generator import generate, main
+from marblemaker.session_parameters import Jump, Oddity, Session, read_session
 from streams.recording import (
     Manifest,
     Recording,
