@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +51,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(as_json=arguments.json)
     command: Callable[[argparse.Namespace, Console], int] = arguments.command
     try:
-        return command(arguments, console)
+        with _terminable():
+            return command(arguments, console)
     except SettingsError as error:
         return console.error(str(error), WRONG_USE)
     except (RecordingError, _Failure) as error:
         return console.error(str(error), FAILED)
+    except BrokenPipeError:
+        # The reader of our output has left; the work is done, and there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         return console.error(f"{what}{error.strerror or error}", FAILED)
     except KeyboardInterrupt:
         return console.error("interrupted; nothing half-written was left", INTERRUPTED)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a SIGTERM end a command as an interrupt does: cleaned up, with exit code 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Failure(RuntimeError):

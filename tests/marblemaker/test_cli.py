@@ -353,11 +353,12 @@ def test_help_lists_every_command_and_wrong_use_exits_with_2() -> None:
     assert wrong.returncode == 2
 
 
-def test_an_interrupt_exits_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_exits_with_130_and_leaves_nothing(name: str, tmp_path: Path) -> None:
     program = (
-        "import sys, marblemaker.replay as r\n"
+        "import os, signal, sys, marblemaker.replay as r\n"
         "from marblemaker.cli import main\n"
-        "def stop(*a): raise KeyboardInterrupt\n"
+        f"def stop(*a): os.kill(os.getpid(), signal.{name})\n"
         "r._Run.close = stop\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
