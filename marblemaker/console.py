@@ -81,6 +81,7 @@ class Console:
             TimeRemainingColumn(),
             console=RichConsole(stderr=True),
             transient=True,
+            refresh_per_second=4,
         ) as progress:
             task = progress.add_task(title, total=None, rate="", at="")
 

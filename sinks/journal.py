@@ -12,7 +12,7 @@ from typing import Any, Final
 import polars as pl
 from msgspec.structs import astuple
 
-from sinks.orders import FINAL_STATES, STATUS, Order
+from sinks.orders import FINAL_STATES, REMEMBERED, STATUS, Order
 from streams.events import SIDE_NAMES, AccountEvent, Decision
 from streams.instrument import UNIT
 from streams.recording import ACCOUNT_SCHEMA, FileEntry, FrameWriter
@@ -78,7 +78,8 @@ class Digest:
             series = batch[name]
             nulls.update(series.is_null().to_numpy().tobytes())
             if series.dtype == pl.String:
-                values.update("".join(f"{text}\x1f" for text in series.fill_null("")).encode())
+                texts = series.fill_null("")
+                values.update("".join(f"{len(text)}:{text}" for text in texts).encode())
             else:
                 values.update(series.fill_null(0).to_numpy().tobytes())
 
@@ -181,7 +182,6 @@ class Journal:
         self._fills = _Table(folder, "fills", FILLS_SCHEMA)
         self._account = _Table(folder, "account", ACCOUNT_SCHEMA)
         self._pending: dict[int, Order] = {}
-        self._due = _FLUSH_ROWS
 
     def decision(self, decision: Decision) -> None:
         """Log a decision or refusal."""
@@ -192,11 +192,10 @@ class Journal:
         self._decisions.add(astuple(decision))
 
     def order(self, order: Order) -> None:
-        """Follow a new order; its row is written once it is finished and all before it are."""
+        """Follow a new order; its row is written once it and all before it are past late fills."""
         self._pending[order.n] = order
-        if len(self._pending) >= self._due:
-            self._write_finished()
-            self._due = len(self._pending) + _FLUSH_ROWS
+        if len(self._pending) >= REMEMBERED + _FLUSH_ROWS:
+            self._write_finished(keep=REMEMBERED)
 
     def fill(self, order: Order, event: AccountEvent) -> None:
         """Log a fill that was counted."""
@@ -214,7 +213,7 @@ class Journal:
 
     def close(self) -> dict[str, FileEntry]:
         """Finish all tables; orders that still work are written as OPEN."""
-        self._write_finished(everything=True)
+        self._write_finished()
         tables = {
             "account": self._account,
             "decisions": self._decisions,
@@ -230,9 +229,9 @@ class Journal:
         decisions, orders = self._decisions.digest.hexdigest(), self._orders.digest.hexdigest()
         return hashlib.sha256(f"decisions:{decisions}\norders:{orders}\n".encode()).hexdigest()
 
-    def _write_finished(self, *, everything: bool = False) -> None:
+    def _write_finished(self, *, keep: int = 0) -> None:
         for n, order in list(self._pending.items()):
-            if order.state not in FINAL_STATES and not everything:
+            if keep and (len(self._pending) <= keep or order.state not in FINAL_STATES):
                 break
             del self._pending[n]
             status = STATUS[order.state]

@@ -12,6 +12,8 @@ from streams.events import BUY, SELL, AccountEvent, Decision, OrderUpdate
 __all__ = ["OrderSink"]
 
 _SIDES = (BUY, SELL)
+_TRIES = 3
+"""How often a cancel or a closing order that the venue refuses is sent; then it is reported."""
 
 
 class OrderSink(abc.ObserverBase[Decision]):
@@ -53,7 +55,7 @@ class OrderSink(abc.ObserverBase[Decision]):
         self._expire_ns = expire_ns
         self._replace = replace
         self._flatten = flatten
-        self._flattened = False
+        self._flattenings = 0
         self._waiting: dict[int, tuple[int, int]] = {}
         self._notify = notify
         self._on_order = on_order
@@ -104,14 +106,18 @@ class OrderSink(abc.ObserverBase[Decision]):
         if update.filled:
             order = self.orders.find(update.n)
             self._on_fill(order, event)
+        commands = self._cancels_that_are_due(event)
+        if not self.stopping and self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            commands += self._creates(event.ts, waiting)
+        self._submit(event.ts, commands)
         if self.stopping:
             self._flatten_when_alone(event.ts)
-        elif self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            self._submit(event.ts, self._creates(event.ts, waiting))
 
     def stop(self, ts: int) -> None:
         """Cancel everything; with ``flatten`` close the position once nothing works any more."""
+        if self.stopping:
+            return
         self.stopping = True
         self._waiting = {}
         commands: list[Command] = []
@@ -121,6 +127,28 @@ class OrderSink(abc.ObserverBase[Decision]):
                 commands.append(Cancel(order.n))
         self._submit(ts, commands)
         self._flatten_when_alone(ts)
+
+    def _cancels_that_are_due(self, event: AccountEvent) -> list[Command]:
+        """Repeat a cancel that was refused; cancel what a late fill left without room."""
+        orders, commands = self.orders, list[Command]()
+        if event.kind == "cancel_reject" and event.n in orders.working:
+            order = orders.working[event.n]
+            if order.cancels < _TRIES:
+                orders.ask_cancel(order)
+                commands.append(Cancel(order.n))
+            else:
+                orders.anomalies["left working: its cancel was refused"] += 1
+        for side in _SIDES:
+            # Newest first, and not more than it takes: what is being cancelled will be gone.
+            keeps = [order for order in orders.on_side(side) if order.state != PENDING_CANCEL]
+            room = self._max_position - side * orders.position
+            while keeps and sum(order.leaves for order in keeps) > room:
+                order = keeps.pop()
+                if order.px is None:
+                    continue
+                orders.ask_cancel(order)
+                commands.append(Cancel(order.n))
+        return commands
 
     def _keeps(self, order: Order, wanted: dict[int, tuple[int, int]]) -> bool:
         if self._replace == "cancel_all" or order.state == PENDING_CANCEL:
@@ -150,12 +178,15 @@ class OrderSink(abc.ObserverBase[Decision]):
         )
 
     def _flatten_when_alone(self, ts: int) -> None:
-        if self._flatten and not self._flattened and not self.orders.working:
-            self._flattened = True
-            position = self.orders.position
-            if position:
-                side = SELL if position > 0 else BUY
-                self._submit(ts, [self._create(ts, side, None, abs(position))])
+        position = self.orders.position
+        if not self._flatten or self.orders.working or not position:
+            return
+        if self._flattenings >= _TRIES:
+            self.orders.anomalies["position left open: the closing order was refused"] += 1
+            return
+        self._flattenings += 1
+        side = SELL if position > 0 else BUY
+        self._submit(ts, [self._create(ts, side, None, abs(position))])
 
     def _submit(self, ts: int, commands: Sequence[Command]) -> None:
         if commands:

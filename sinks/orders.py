@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from streams.events import BUY, SELL, AccountEvent, OrderUpdate
 
-__all__ = ["FINAL_STATES", "STATUS", "Order", "Orders"]
+__all__ = ["FINAL_STATES", "REMEMBERED", "STATUS", "Order", "Orders"]
 
 PENDING_NEW: Final = "pending_new"
 OPEN: Final = "open"
@@ -38,7 +38,7 @@ STATUS: Final = {
 }
 """What ``orders.parquet`` calls each state."""
 
-_REMEMBERED: Final = 100_000
+REMEMBERED: Final = 100_000
 """Finished orders kept for late answers; older ones are forgotten, so that memory is bounded."""
 
 
@@ -54,6 +54,8 @@ class Order(Struct):
     filled: int = 0
     ts_last: int = 0
     cancel_asked: bool = False
+    cancels: int = 0
+    """Cancels that were sent for it."""
     acked: bool = False
 
     @property
@@ -102,6 +104,7 @@ class Orders:
         """Note that a cancel is on its way; what works stays in the exposure until it is gone."""
         order.state = PENDING_CANCEL
         order.cancel_asked = True
+        order.cancels += 1
 
     def apply(self, event: AccountEvent) -> OrderUpdate | None:
         """Take what the venue said about an order; return the change, if it is one.
@@ -143,7 +146,7 @@ class Orders:
         if order.state in FINAL_STATES:
             self.working.pop(order.n, None)
             self._finished[order.n] = order
-            if len(self._finished) > _REMEMBERED:
+            if len(self._finished) > REMEMBERED:
                 del self._finished[next(iter(self._finished))]
         return _update(order, event.ts, filled)
 

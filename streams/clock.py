@@ -361,6 +361,7 @@ class Pump:
                     on_quote(ts, bid_px, ask_px)
                     if answers:
                         self._settle()
+                        self.advance(ts)  # what the answers scheduled for this very instant
                         seq = self.seq
                 seq = seq + 1 if given is None else given
                 self.seq = seq

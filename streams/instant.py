@@ -89,8 +89,22 @@ class Span(timedelta):
     def __ge__(self, other: timedelta) -> bool:
         return self.ns >= timedelta_ns(other)
 
-    def __hash__(self) -> int:
-        return hash(self.ns)
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    # Equal to a plain one means equal in whole microseconds, which is what the base hashes.
+    __hash__ = timedelta.__hash__
+
+    def __neg__(self) -> Span:
+        return Span.of(-self.ns)
+
+    def __abs__(self) -> Span:
+        return Span.of(abs(self.ns))
+
+    def __mul__(self, times: float) -> Span:
+        return Span.of(round(self.ns * times))
+
+    __rmul__ = __mul__
 
     def __bool__(self) -> bool:
         return self.ns != 0
@@ -152,8 +166,11 @@ class Instant(datetime):
     def __ge__(self, other: Any) -> bool:
         return self.ns >= datetime_ns(other)
 
-    def __hash__(self) -> int:
-        return hash(self.ns)
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    # Equal to a plain one means equal in whole microseconds, which is what the base hashes.
+    __hash__ = datetime.__hash__
 
 
 def iso(ts: int) -> str:

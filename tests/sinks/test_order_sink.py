@@ -1,0 +1,787 @@
+"""The order sink: the fewest transactions, within the limit at every moment, none left behind."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import pytest
+from msgspec import Struct
+
+from sinks.order_sink import OrderSink
+from sinks.orders import FINAL_STATES, Order
+from sinks.venue import Cancel, Command, Create
+from streams.events import BUY, SELL, AccountEvent, AccountKind, Decision, OrderUpdate
+
+BID, ASK = 207_000_000_000, 207_200_000_000
+TICK = 1_000_000
+QTY = 50_000_000
+LIMIT = 2 * QTY
+SIZES = (50, 50, 50, 37, 100)
+Replace = Literal["keep", "cancel_all"]
+
+
+class Batches:
+    """A venue that notes what it is sent."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, list[Command]]] = []
+
+    def submit(self, ts: int, commands: Sequence[Command]) -> None:
+        self.all.append((ts, list(commands)))
+
+    def take(self) -> list[tuple[int, list[Command]]]:
+        """What was sent since the last time."""
+        batches, self.all = self.all, []
+        return batches
+
+
+class Desk:
+    """A sink with everything around it written down."""
+
+    def __init__(
+        self,
+        *,
+        max_position: int = LIMIT,
+        replace: Replace = "keep",
+        flatten: bool = False,
+        position: int = 0,
+        expire_ns: int | None = None,
+    ) -> None:
+        self.venue = Batches()
+        self.updates: list[OrderUpdate] = []
+        self.created: list[Order] = []
+        self.fills: list[tuple[int, int | None]] = []
+        self.decisions: list[Decision] = []
+        self.sink = OrderSink(
+            self.venue,
+            max_position=max_position,
+            expire_ns=expire_ns,
+            replace=replace,
+            flatten=flatten,
+            position=position,
+            notify=self.updates.append,
+            on_order=self.created.append,
+            on_fill=lambda order, event: self.fills.append((order.n, event.qty)),
+            on_decision=self.decisions.append,
+        )
+
+    def quote(self, ts: int, bid: int | None, ask: int | None, qty: int = QTY) -> None:
+        self.sink.on_next(decision("quote", ts, bid, ask, qty))
+
+    def told(self, kind: AccountKind, *numbers: int, ts: int = 50) -> None:
+        for n in numbers:
+            self.sink.on_account(AccountEvent(seq=0, ts=ts, kind=kind, n=n))
+
+    def filled(self, n: int, qty: int, id: str = "a", ts: int = 50) -> None:
+        self.sink.on_account(
+            AccountEvent(
+                seq=0, ts=ts, kind="fill", n=n, venue_id=id, px=BID, qty=qty, fee=0,
+                liquidity="MAKER",
+            )
+        )  # fmt: skip
+
+    def stop(self, ts: int = 90) -> None:
+        self.sink.on_account(AccountEvent(seq=0, ts=ts, kind="stop"))
+
+    def sent(self) -> list[Command]:
+        """What was sent since the last time, in one row."""
+        return [command for _, batch in self.venue.take() for command in batch]
+
+
+def decision(
+    action: Literal["quote", "withdraw", "refuse", "hold"],
+    ts: int = 1,
+    bid: int | None = None,
+    ask: int | None = None,
+    qty: int | None = None,
+) -> Decision:
+    return Decision(seq=1, ts=ts, action=action, bid_px=bid, ask_px=ask, qty=qty)
+
+
+def bid(n: int, px: int = BID, qty: int = QTY, expire: int | None = None) -> Create:
+    return Create(n, BUY, px, qty, expire)
+
+
+def ask(n: int, px: int = ASK, qty: int = QTY, expire: int | None = None) -> Create:
+    return Create(n, SELL, px, qty, expire)
+
+
+def quoted(**options: int | bool | Replace | None) -> Desk:
+    """A desk whose first quote, orders 1 (buy) and 2 (sell), is open."""
+    desk = Desk(**options)  # type: ignore[arg-type]
+    desk.quote(10, BID, ASK)
+    assert desk.venue.take() == [(10, [bid(1), ask(2)])]
+    desk.told("ack", 1, 2)
+    return desk
+
+
+# ---------------------------------------------------------------- keep, cancel, create
+
+
+def test_a_first_quote_is_one_batch_of_a_buy_and_a_sell() -> None:
+    desk = Desk()
+
+    desk.quote(10, BID, ASK)
+
+    assert desk.venue.take() == [(10, [bid(1), ask(2)])]
+    assert [order.n for order in desk.created] == [1, 2]
+    assert [(u.n, u.state, u.leaves, u.ts) for u in desk.updates] == [
+        (1, "pending_new", QTY, 10), (2, "pending_new", QTY, 10),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("acked", [True, False])
+def test_keep_sends_nothing_for_a_quote_that_works_already(acked: bool) -> None:
+    desk = Desk()
+    desk.quote(10, BID, ASK)
+    desk.venue.take()
+    if acked:
+        desk.told("ack", 1, 2)
+
+    desk.quote(11, BID, ASK)
+
+    assert desk.venue.take() == []
+    assert len(desk.created) == 2
+
+
+def test_keep_replaces_only_the_side_that_changed_in_one_batch_cancels_first() -> None:
+    desk = quoted()
+
+    desk.quote(11, BID, ASK + TICK)
+    assert desk.venue.take() == [(11, [Cancel(2), ask(3, ASK + TICK)])]
+    desk.quote(12, BID - TICK, ASK + TICK)
+    assert desk.venue.take() == [(12, [Cancel(1), bid(4, BID - TICK)])]
+
+
+def test_keep_leaves_a_partly_filled_order_at_its_place_in_the_queue() -> None:
+    desk = quoted()
+    desk.filled(1, QTY // 2)
+
+    desk.quote(11, BID, ASK)
+
+    assert desk.sent() == []
+
+
+def test_keep_cancels_the_side_that_is_not_wanted_any_more() -> None:
+    desk = quoted()
+
+    desk.quote(11, None, ASK)
+    assert desk.sent() == [Cancel(1)]
+    desk.quote(12, None, ASK)
+    assert desk.sent() == [], "a cancel that is under way is not sent again"
+
+
+def test_keep_creates_anew_at_a_price_whose_order_is_being_cancelled() -> None:
+    desk = quoted()
+    desk.quote(11, None, ASK)
+    desk.venue.take()
+
+    desk.quote(12, BID, ASK)
+
+    assert desk.sent() == [bid(3)]
+
+
+@pytest.mark.parametrize("replace", ["keep", "cancel_all"])
+def test_all_cancels_of_a_batch_come_before_all_its_creates(replace: Replace) -> None:
+    desk = quoted(replace=replace)
+
+    desk.quote(11, BID + TICK, ASK + TICK)
+
+    assert desk.venue.take() == [
+        (11, [Cancel(1), Cancel(2), bid(3, BID + TICK), ask(4, ASK + TICK)])
+    ]
+
+
+def test_cancel_all_replaces_both_sides_even_if_nothing_changed() -> None:
+    desk = quoted(replace="cancel_all")
+
+    desk.quote(11, BID, ASK)
+
+    assert desk.venue.take() == [(11, [Cancel(1), Cancel(2), bid(3), ask(4)])]
+
+
+@pytest.mark.parametrize("replace", ["keep", "cancel_all"])
+def test_withdraw_cancels_all_that_works_once(replace: Replace) -> None:
+    desk = quoted(replace=replace)
+
+    desk.sink.on_next(decision("withdraw", 11))
+    assert desk.venue.take() == [(11, [Cancel(1), Cancel(2)])]
+    desk.sink.on_next(decision("withdraw", 12))
+    assert desk.venue.take() == []
+
+
+@pytest.mark.parametrize("action", ["hold", "refuse"])
+@pytest.mark.parametrize("replace", ["keep", "cancel_all"])
+def test_hold_and_refuse_change_nothing_and_are_logged(
+    action: Literal["hold", "refuse"], replace: Replace
+) -> None:
+    desk = quoted(replace=replace)
+    before = len(desk.updates)
+
+    desk.sink.on_next(decision(action, 11, BID + TICK, ASK + TICK, QTY))
+
+    assert desk.venue.take() == []
+    assert len(desk.updates) == before
+    assert [d.action for d in desk.decisions] == ["quote", action]
+
+
+@pytest.mark.parametrize("action", ["hold", "refuse"])
+def test_hold_and_refuse_leave_an_order_that_waits_for_room_waiting(
+    action: Literal["hold", "refuse"],
+) -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    assert desk.sent() == [Cancel(1)]
+
+    desk.sink.on_next(decision(action, 12))
+    desk.told("cancel", 1)
+
+    assert desk.sent() == [bid(3, BID + TICK)]
+
+
+def test_orders_expire_the_given_time_after_the_decision_or_never() -> None:
+    desk = Desk(expire_ns=1_000)
+    desk.quote(10, BID, ASK)
+    assert desk.sent() == [bid(1, expire=1_010), ask(2, expire=1_010)]
+
+    desk = Desk()
+    desk.quote(10, BID, ASK)
+    assert desk.sent() == [bid(1, expire=None), ask(2, expire=None)]
+
+
+# ---------------------------------------------------------------- room
+
+
+@pytest.mark.parametrize(
+    ("position", "orders"),
+    [
+        (0, [bid(1), ask(2)]),
+        (QTY, [bid(1), ask(2)]),
+        (QTY + 1, [ask(1)]),
+        (-QTY, [bid(1), ask(2)]),
+        (-QTY - 1, [bid(1)]),
+    ],
+)
+def test_an_order_is_sent_if_the_limit_can_just_be_reached_and_not_if_it_can_be_passed(
+    position: int, orders: list[Command]
+) -> None:
+    desk = Desk(position=position)
+
+    desk.quote(10, BID, ASK)
+
+    assert desk.sent() == orders
+
+
+def test_an_order_without_room_waits_until_the_cancel_is_confirmed_and_is_then_sent() -> None:
+    desk = quoted(max_position=QTY)
+
+    desk.quote(11, BID + TICK, ASK + TICK)
+    assert desk.venue.take() == [(11, [Cancel(1), Cancel(2)])]
+    desk.told("cancel", 2, ts=20)
+    assert desk.venue.take() == [(20, [ask(3, ASK + TICK)])]
+    desk.told("cancel", 1, ts=30)
+    assert desk.venue.take() == [(30, [bid(4, BID + TICK)])]
+    desk.told("ack", 3, 4, ts=40)
+    assert desk.venue.take() == [], "it is sent once"
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire", "reject"])
+def test_whatever_ends_the_old_order_makes_room_for_the_one_that_waits(end: AccountKind) -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.venue.take()
+
+    desk.told(end, 1, ts=30)
+
+    assert desk.venue.take() == [(30, [bid(3, BID + TICK)])]
+
+
+def test_a_waiting_order_that_lost_its_room_to_a_fill_is_not_sent() -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.venue.take()
+
+    desk.filled(1, QTY)
+
+    assert desk.sent() == []
+    desk.filled(2, QTY, "b")  # flat again: now there is room
+    assert desk.sent() == [bid(3, BID + TICK)]
+
+
+def test_a_waiting_order_is_replaced_by_a_newer_quote() -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.quote(12, BID + 2 * TICK, ASK)
+    desk.venue.take()
+
+    desk.told("cancel", 1)
+
+    assert desk.sent() == [bid(3, BID + 2 * TICK)]
+
+
+@pytest.mark.parametrize("newer", [decision("withdraw", 12), decision("quote", 12, None, ASK, QTY)])
+def test_a_waiting_order_is_dropped_by_a_newer_decision_that_does_not_want_it(
+    newer: Decision,
+) -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.sink.on_next(newer)
+    desk.venue.take()
+
+    desk.told("cancel", 1)
+
+    assert [command for command in desk.sent() if isinstance(command, Create)] == []
+
+
+def test_what_is_being_cancelled_still_takes_room() -> None:
+    desk = quoted()  # room for two orders a side
+
+    desk.quote(11, BID + 1 * TICK, ASK)
+    desk.quote(12, BID + 2 * TICK, ASK)
+    assert desk.sent() == [Cancel(1), bid(3, BID + TICK), Cancel(3)]
+    desk.told("cancel", 3)
+    assert desk.sent() == [bid(4, BID + 2 * TICK)]
+
+
+# ---------------------------------------------------------------- what the venue says
+
+
+@pytest.mark.parametrize("replace", ["keep", "cancel_all"])
+@pytest.mark.parametrize("end", ["reject", "expire", "cancel"])
+def test_an_order_that_ended_is_not_sent_again_by_the_sink_itself(
+    replace: Replace, end: AccountKind
+) -> None:
+    desk = Desk(replace=replace)
+    desk.quote(10, BID, ASK)
+    desk.venue.take()
+
+    desk.told(end, 1)
+    desk.told("ack", 2)
+
+    assert desk.venue.take() == []
+    assert desk.updates[-2].leaves == 0
+    desk.quote(12, BID, ASK)  # only a decision sends it again
+    assert bid(3) in desk.sent()
+
+
+def test_each_fill_is_passed_on_once() -> None:
+    desk = quoted()
+
+    desk.filled(1, 10, "a")
+    desk.filled(1, 10, "a")
+    desk.filled(1, 20, "b")
+    desk.filled(77, 20, "c")
+
+    assert desk.fills == [(1, 10), (1, 20)]
+    assert [update.filled for update in desk.updates if update.filled] == [10, 20]
+    assert desk.sink.orders.position == 30
+
+
+def test_a_fill_of_a_finished_order_is_passed_on() -> None:
+    desk = quoted()
+    desk.told("cancel", 1)
+
+    desk.filled(1, 10)
+
+    assert desk.fills == [(1, 10)]
+    assert desk.sink.orders.position == 10
+
+
+@pytest.mark.parametrize("kind", ["position", "connect", "disconnect"])
+def test_events_about_the_whole_account_are_no_answers_about_an_order(kind: AccountKind) -> None:
+    desk = quoted()
+    before = len(desk.updates)
+
+    desk.sink.on_account(AccountEvent(seq=0, ts=20, kind=kind, qty=5 * QTY))
+
+    assert desk.venue.take() == []
+    assert len(desk.updates) == before
+    assert not desk.sink.orders.anomalies
+
+
+def test_a_failure_of_the_graph_is_remembered_and_sends_nothing() -> None:
+    desk = quoted()
+    failure = ValueError("a baseline of zero")
+
+    assert desk.sink.error is None
+    desk.sink.on_error(failure)
+
+    assert desk.sink.error is failure
+    assert desk.venue.take() == []
+
+
+def test_the_end_of_the_quotes_is_not_the_order_to_stop() -> None:
+    desk = quoted()
+
+    desk.sink.on_completed()
+
+    assert desk.venue.take() == []
+    assert not desk.sink.stopping
+    assert desk.sink.error is None
+
+
+# ---------------------------------------------------------------- stop
+
+
+def test_stop_cancels_all_that_works_and_nothing_twice() -> None:
+    desk = quoted()
+    desk.quote(11, BID + TICK, ASK)
+    desk.venue.take()
+
+    desk.stop(90)
+
+    assert desk.venue.take() == [(90, [Cancel(2), Cancel(3)])]
+    desk.told("cancel", 1, 2, 3)
+    assert desk.venue.take() == []
+    assert not desk.sink.orders.working
+
+
+def test_stop_drops_what_waits_and_ignores_later_decisions_but_logs_them() -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.venue.take()
+
+    desk.stop(90)
+    desk.told("cancel", 1, 2)
+    desk.quote(91, BID, ASK)
+    desk.sink.on_next(decision("withdraw", 92))
+
+    assert desk.sent() == [Cancel(2)]
+    assert [d.ts for d in desk.decisions] == [10, 11, 91, 92]
+
+
+def test_stop_without_flatten_keeps_the_position() -> None:
+    desk = quoted()
+    desk.filled(1, QTY)
+    desk.stop(90)
+
+    desk.told("cancel", 2)
+
+    assert desk.sent() == [Cancel(2)]
+
+
+@pytest.mark.parametrize(
+    ("filled", "working", "side"), [(1, 2, SELL), (2, 1, BUY)], ids=["long", "short"]
+)
+def test_flatten_closes_the_position_at_market_once_nothing_works_any_more(
+    filled: int, working: int, side: int
+) -> None:
+    desk = quoted(flatten=True, expire_ns=None)
+    desk.filled(filled, QTY)
+
+    desk.stop(90)
+    assert desk.venue.take() == [(90, [Cancel(working)])]
+    desk.filled(working, QTY // 5, "b", ts=95)
+    assert desk.venue.take() == [], "an order still works"
+    desk.told("cancel", working, ts=99)
+
+    assert desk.venue.take() == [(99, [Create(3, side, None, QTY - QTY // 5, None)])]
+    assert desk.created[-1].px is None
+    desk.told("ack", 3)
+    desk.filled(3, QTY - QTY // 5, "c")
+    assert desk.venue.take() == []
+    assert desk.sink.orders.position == 0
+    assert not desk.sink.orders.working
+
+
+def test_flatten_closes_at_once_where_nothing_works_and_never_expires() -> None:
+    desk = Desk(flatten=True, position=-3, expire_ns=100)
+
+    desk.stop(90)
+
+    assert desk.venue.take() == [(90, [Create(1, BUY, None, 3, None)])]
+
+
+def test_flatten_sends_nothing_without_a_position() -> None:
+    desk = quoted(flatten=True)
+    desk.stop(90)
+    desk.told("cancel", 1, 2)
+
+    assert desk.sent() == [Cancel(1), Cancel(2)]
+
+
+def test_flatten_is_tried_three_times_and_what_stays_open_is_reported() -> None:
+    desk = Desk(flatten=True, position=3)
+    desk.stop(90)
+    desk.venue.take()
+
+    for n in (1, 2):
+        desk.told("reject", n)
+        assert desk.sent() == [Create(n + 1, SELL, None, 3, None)]
+        desk.venue.take()
+    desk.told("reject", 3)
+
+    assert desk.sent() == []
+    assert desk.sink.orders.anomalies["position left open: the closing order was refused"] == 1
+
+
+def test_a_cancel_is_sent_three_times_and_then_reported() -> None:
+    desk = quoted()
+    desk.stop(90)
+    desk.venue.take()
+    for _ in range(2):
+        desk.told("cancel_reject", 1)
+        assert desk.sent() == [Cancel(1)]
+        desk.venue.take()
+
+    desk.told("cancel_reject", 1)
+
+    assert desk.sent() == []
+    assert desk.sink.orders.anomalies["left working: its cancel was refused"] == 1
+
+
+# ---------------------------------------------------------------- refusals and late fills
+
+
+def test_a_cancel_refused_after_stop_is_sent_again() -> None:
+    desk = quoted()
+    desk.stop(90)
+    desk.venue.take()
+
+    desk.told("cancel_reject", 1, ts=95)  # for instance a rate limit; the order works on
+
+    assert desk.sent() == [Cancel(1)]
+
+
+def test_a_cancel_refused_after_a_withdraw_is_sent_again() -> None:
+    desk = quoted()
+    desk.sink.on_next(decision("withdraw", 11))
+    desk.venue.take()
+
+    desk.told("cancel_reject", 1, ts=20)
+
+    assert desk.sent() == [Cancel(1)]
+
+
+def test_an_order_that_a_late_fill_left_without_room_is_cancelled_at_once() -> None:
+    desk = quoted(max_position=QTY)
+    desk.told("cancel", 1)
+    desk.quote(11, BID, ASK)
+    desk.told("ack", 3)
+    desk.venue.take()
+
+    desk.filled(1, QTY)  # told after the cancel: long the limit, with a buy still working
+
+    assert desk.sent() == [Cancel(3)]
+
+
+def test_a_fill_told_after_the_last_cancel_is_flattened_too() -> None:
+    desk = quoted(flatten=True)
+    desk.stop(90)
+    desk.told("cancel", 1, 2)
+    desk.venue.take()
+
+    desk.filled(1, QTY, ts=95)
+
+    assert desk.sent() == [Create(3, SELL, None, QTY, None)]
+
+
+def test_a_second_stop_lets_the_closing_order_work() -> None:
+    desk = Desk(flatten=True, position=3)
+    desk.stop(90)
+    desk.venue.take()
+
+    desk.stop(91)
+
+    assert desk.sent() == []
+
+
+# ---------------------------------------------------------------- a hostile venue
+
+
+class Real(Struct):
+    """An order as the venue has it; the sink sees only what it is told."""
+
+    side: int
+    left: int
+    market: bool
+    live: bool = True
+    """Until the venue is done with it, a create that it has not looked at included."""
+    looked_at: bool = False
+    cancel_asked: bool = False
+
+
+class HostileVenue:
+    """Does what it likes with our orders, and tells it when it likes, twice if it likes.
+
+    It keeps one promise: what it did before an order ended, it tells before that end. The truth
+    about position and open orders is kept here, and shares nothing with the sink.
+    """
+
+    def __init__(self, source: random.Random, limit: int) -> None:
+        self.real: dict[int, Real] = {}
+        self.position = 0
+        self.did: Counter[str] = Counter()
+        self._source = source
+        self._limit = limit
+        self._untold: list[AccountEvent] = []
+        self._told: list[AccountEvent] = []
+        self._trades = 0
+
+    def submit(self, ts: int, commands: Sequence[Command]) -> None:
+        creates = 0
+        for command in commands:
+            if isinstance(command, Cancel):
+                assert not creates, "a cancel came after a create"
+                assert command.n in self.real, "cancelled before it was created"
+                self.real[command.n].cancel_asked = True
+                continue
+            creates += 1
+            assert command.n not in self.real
+            assert command.qty > 0
+            self.real[command.n] = Real(command.side, command.qty, command.is_market)
+            self.did["closed at market"] += command.is_market
+            self.judge()
+
+    def worst(self, side: int) -> int:
+        left = sum(o.left for o in self.real.values() if o.live and o.side == side)
+        return self.position + side * left
+
+    def judge(self) -> None:
+        """The claim: whatever fills from here on, the limit holds on both sides."""
+        assert self.worst(BUY) <= self._limit
+        assert self.worst(SELL) >= -self._limit
+        room = self._limit - max(self.worst(BUY), -self.worst(SELL))
+        self.did["full"] += room < min(SIZES)
+
+    def act(self) -> None:
+        """Do something to one order, without telling it yet."""
+        n = self._one_of(n for n, order in self.real.items() if order.live)
+        if n is None:
+            return
+        order, source = self.real[n], self._source
+        whims = ["ack", "fill", "fill"] + ["end"] * (source.random() < 0.3)
+        whim = source.choice([*whims, "answer cancel"] if order.cancel_asked else whims)
+        if whim == "fill":
+            self.trade(n, order.left if source.random() < 0.3 else source.randint(1, order.left))
+        elif whim == "ack":
+            order.looked_at = True
+            self._note("ack", n)
+        elif whim == "answer cancel" and source.random() < 0.3:
+            order.cancel_asked = False
+            self._note("cancel_reject", n)
+        else:
+            ends: list[AccountKind] = ["cancel", "expire"] if order.looked_at else ["reject"]
+            order.live = False
+            self._note("cancel" if whim == "answer cancel" else source.choice(ends), n)
+
+    def trade(self, n: int, qty: int) -> None:
+        order = self.real[n]
+        order.looked_at = True
+        order.left -= qty
+        order.live = order.left > 0
+        self.position += order.side * qty
+        self._trades += 1
+        self._note("fill", n, f"trade-{self._trades}", qty)
+
+    def answers(self, everything: bool = False) -> Iterable[AccountEvent]:
+        """What it chooses to tell now: late, out of order, and now and then again."""
+        source = self._source
+        while self._untold and (everything or source.random() < 0.6):
+            event = self._untold.pop(self._next_to_tell())
+            self._told.append(event)
+            yield event
+        if self._told and source.random() < 0.3:
+            self.did["told again"] += 1
+            yield source.choice(self._told)
+
+    def finish(self) -> None:
+        """Behave at last: cancel what is to be cancelled, fill what is at market."""
+        for n, order in list(self.real.items()):
+            if order.live and order.market:
+                self.trade(n, order.left)
+            elif order.live and order.cancel_asked:
+                order.live = False
+                self._note("cancel", n)
+
+    def _next_to_tell(self) -> int:
+        at = self._source.randrange(len(self._untold))
+        event = self._untold[at]
+        if event.kind in ("cancel", "expire", "reject"):
+            for i, other in enumerate(self._untold):
+                if other.n == event.n and other.kind == "fill":
+                    return i
+        return at
+
+    def _note(
+        self, kind: AccountKind, n: int, id: str | None = None, qty: int | None = None
+    ) -> None:
+        self.did[kind] += 1
+        px = None if qty is None else BID
+        self._untold.append(
+            AccountEvent(seq=0, ts=0, kind=kind, n=n, venue_id=id, px=px, qty=qty, fee=0)
+        )
+
+    def _one_of(self, numbers: Iterable[int]) -> int | None:
+        choices = list(numbers)
+        return self._source.choice(choices) if choices else None
+
+
+def _hostile_session(seed: int, replace: Replace, steps: int) -> Counter[str]:
+    source = random.Random(seed)
+    limit = source.choice((100, 150, 237))
+    venue = HostileVenue(source, limit)
+    counted: list[int] = []
+    sink = OrderSink(
+        venue,
+        max_position=limit,
+        replace=replace,
+        flatten=True,
+        notify=lambda update: None,
+        on_order=lambda order: None,
+        on_fill=lambda order, event: counted.append(order.side * (event.qty or 0)),
+        on_decision=lambda decision: None,
+    )
+    for ts in range(steps):
+        if source.random() < 0.5:
+            action = source.choice(("quote",) * 8 + ("withdraw", "hold", "refuse"))
+            buy = source.choice((None, BID, BID, BID + TICK, BID + 2 * TICK))
+            sell = source.choice((None, ASK, ASK, ASK + TICK, ASK + 2 * TICK))
+            qty = source.choice(SIZES)
+            sink.on_next(decision(action, ts, buy, sell, qty))  # type: ignore[arg-type]
+            venue.judge()
+        if source.random() < 0.6:
+            venue.act()
+            venue.judge()
+        sent = len(venue.real)
+        for event in venue.answers():
+            sink.on_account(event)
+            venue.judge()
+        venue.did["sent once there was room"] += len(venue.real) > sent
+
+    for event in venue.answers(everything=True):
+        sink.on_account(event)
+    assert sink.orders.position == venue.position == sum(counted)
+    assert sink.orders.working.keys() == {n for n, order in venue.real.items() if order.live}
+    sink.on_account(AccountEvent(seq=0, ts=steps, kind="stop"))
+    for _ in range(3):
+        venue.finish()
+        for event in venue.answers(everything=True):
+            sink.on_account(event)
+            venue.judge()
+    assert not any(order.live for order in venue.real.values()), "an order was left behind"
+    assert sink.orders.position == venue.position == sum(counted) == 0
+    assert all(sink.orders.find(n).state in FINAL_STATES for n in venue.real)
+    return venue.did
+
+
+@pytest.mark.parametrize("replace", ["keep", "cancel_all"])
+@pytest.mark.parametrize("seed", range(25))
+def test_the_true_worst_case_stays_within_the_limit_whatever_a_hostile_venue_does(
+    seed: int, replace: Replace
+) -> None:
+    _hostile_session(seed, replace, steps=400)
+
+
+@pytest.mark.parametrize("replace", ["keep", "cancel_all"])
+def test_the_hostile_venue_is_hostile_and_the_limit_is_reached(replace: Replace) -> None:
+    """Guards the guard: sessions without these would prove nothing."""
+    did: Counter[str] = Counter()
+    for seed in range(5):
+        did += _hostile_session(seed, replace, steps=400)
+
+    for what in ("full", "told again", "sent once there was room", "closed at market"):
+        assert did[what], what
+    for kind in ("ack", "reject", "fill", "cancel", "cancel_reject", "expire"):
+        assert did[kind] > 5, kind
