@@ -34,7 +34,7 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
     once, and a withdrawal also drops what is held. Every held target is reported as a ``hold``.
 
     Units: ns of the graph's clock.
-    Shape: in time order, synchronous or at the trailing edge.
+    Shape: in time order, synchronous or at the trailing edge; completes after what is held went.
     Errors: ValueError here if the interval is negative; RuntimeError on subscription if the
         scheduler is not the graph's clock and there is something to throttle.
     """
@@ -54,6 +54,7 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
             emit = observer.on_next
             last_ns: int | None = None
             held: Decision | None = None
+            completed = False
             timer = SerialDisposable()
 
             def release(_: abc.SchedulerBase, __: object = None) -> None:
@@ -62,6 +63,14 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
                 if decision is not None:
                     last_ns = clock.now_ns
                     emit(replace(decision, ts=clock.now_ns, reason="throttle released"))
+                if completed:
+                    observer.on_completed()
+
+            def on_completed() -> None:
+                nonlocal completed
+                completed = True
+                if held is None:
+                    observer.on_completed()
 
             def on_next(decision: Decision) -> None:
                 nonlocal held, last_ns
@@ -85,9 +94,7 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
 
             return CompositeDisposable(
                 timer,
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                ),
+                source.subscribe(on_next, observer.on_error, on_completed, scheduler=scheduler),
             )
 
         return Observable(subscribe)

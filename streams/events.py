@@ -186,9 +186,9 @@ class Decision(Struct, frozen=True, kw_only=True):
     """What the graph wants now, or why it wants nothing: one row of ``decisions.parquet``."""
 
     seq: int
-    """Sequence number of the input that caused it; for a timer the last input before it."""
+    """Sequence number of the input it was made from, also when the throttle held it back since."""
     ts: int
-    """Instant of the decision, ns; for a timer its due time."""
+    """Instant of the decision, ns; for a target that the throttle let go, the timer's due time."""
     action: Literal["quote", "withdraw", "refuse", "hold"]
     """``quote``: work these prices. ``withdraw``: work nothing. ``refuse``: an input was refused
     and what works is left alone. ``hold``: the throttle keeps this target back."""

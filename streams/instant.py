@@ -106,6 +106,19 @@ class Span(timedelta):
 
     __rmul__ = __mul__
 
+    def __truediv__(self, other: Any) -> Any:
+        if isinstance(other, timedelta):
+            return self.ns / timedelta_ns(other)
+        return Span.of(round(self.ns / other))
+
+    def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, timedelta):
+            return self.ns // timedelta_ns(other)
+        return Span.of(self.ns // other)
+
+    def __mod__(self, other: timedelta) -> Span:
+        return Span.of(self.ns % timedelta_ns(other))
+
     def __bool__(self) -> bool:
         return self.ns != 0
 

@@ -60,7 +60,7 @@ ORDERS = {
     "q": order(2, SELL, "pending-new", SIZE),
     "r": order(1, BUY, "rejected"),
     "o": order(1, BUY, "expired"),
-    "k": order(1, BUY, "cancelled"),
+    "u": OrderUpdate(ts=0, n=1, side=BUY, state="cancelled", leaves=0, requested=False),
     "f": order(1, BUY, "filled", filled=SIZE),
 }
 
@@ -204,6 +204,38 @@ def test_an_expired_order_voids_the_last_quote_in_both_presets(preset: Preset) -
     assert actual == expect(f"-{first}-A----------A--|", quoted)
 
 
+@pytest.mark.parametrize("preset", ["composite", "tutorial"])
+@pytest.mark.parametrize(("resubmit", "again"), [(False, "-"), (True, "A")])
+def test_an_order_that_somebody_else_cancelled_voids_the_last_quote_by_choice(
+    preset: Preset, resubmit: bool, again: str
+) -> None:
+    quoted = {"A": ("quote", "", 1, 3), "T": ("withdraw", "target missing", None, None)}
+
+    actual = play_preset(
+        preset,
+        "-a---------------|",
+        "---c----------c--|",
+        "----(p,q)---u",
+        on_cancel_resubmit=resubmit,
+    )
+
+    first = "T" if preset == "composite" else "-"
+    assert actual == expect(f"-{first}-A----------{again}--|", quoted)
+
+
+@pytest.mark.parametrize(("bps", "again"), [(7.0, "B"), (8.0, "-")])
+def test_the_threshold_is_in_bps_of_the_anchor(bps: float, again: str) -> None:
+    out = {"S": ("withdraw", "signal missing", None, None), "A": ("quote", "", 1, 3)}
+    out["B"] = ("quote", "", 2, 3)
+
+    # From a to b the signal asks for 0.15 more: 7.5 bps of 200.
+    actual = play_preset(
+        "composite", "---a---b-|", "-c-------|", "----p", requote_threshold_bps=bps
+    )
+
+    assert actual == expect(f"-S-A---{again}-|", out)
+
+
 def test_the_prices_follow_the_signal_and_the_position() -> None:
     decisions = run(
         "composite",
@@ -314,9 +346,13 @@ def test_in_the_tutorial_a_book_without_a_side_is_reported_and_what_works_stays(
 
 @pytest.mark.parametrize("fault", ["x", "z", "e"])
 def test_in_the_tutorial_a_crossed_or_zero_book_is_quoted_on_all_the_same(fault: str) -> None:
-    [quote] = run("tutorial", [("target", QUOTES[fault])])
+    by_target, by_signal = run(
+        "tutorial",
+        [("target", QUOTES[fault]), ("signal", QUOTES[fault]), ("target", QUOTES["c"])],
+    )
 
-    assert (quote.action, quote.target_seq) == ("quote", QUOTES[fault].seq)
+    assert (by_target.action, by_target.target_seq) == ("quote", QUOTES[fault].seq)
+    assert (by_signal.action, by_signal.signal_seq) == ("quote", QUOTES[fault].seq)
 
 
 def test_the_tutorial_rounds_as_its_model_does() -> None:
@@ -327,6 +363,14 @@ def test_the_tutorial_rounds_as_its_model_does() -> None:
 
     assert exact.target_mid == 54560.869999999995
     assert tutorial.target_mid == 54560.87
+
+    locked = Quote(3, 30, None, 602_229_001_000_000, 602_229_001_000_000, None, None, 0)
+
+    [exact] = run("composite", [("signal", QUOTES["a"]), ("target", locked)])[1:]
+    [tutorial] = run("tutorial", [("target", locked)])
+
+    assert exact.anchor == 602229.001
+    assert tutorial.anchor == 602229.0009999999
 
 
 # ---------------------------------------------------------------- both

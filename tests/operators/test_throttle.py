@@ -4,11 +4,13 @@ A column is 1 ms of the graph's clock. Small letters are targets, capitals what 
 or only reports.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
+from reactivex import abc
 from reactivex.scheduler import ImmediateScheduler
 
 from operators.throttle import release_ns, throttle
@@ -216,8 +218,40 @@ def test_completion_and_errors_travel() -> None:
     assert (ns, str(error)) == (3 * MILLISECOND, "error")
 
 
+class RecordingClock(Clock):
+    """Keeps the handle of everything that was scheduled on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handles: list[Any] = []
+
+    def schedule_ns(
+        self, due_ns: int, action: Callable[[abc.SchedulerBase, Any], Any], state: Any = None
+    ) -> abc.DisposableBase:
+        self.handles.append(super().schedule_ns(due_ns, action, state))
+        return cast(abc.DisposableBase, self.handles[-1])
+
+    @property
+    def timers(self) -> list[bool]:
+        """Of each timer, whether it still stands."""
+        return [not handle.is_disposed for handle in self.handles]
+
+
+def test_a_window_takes_one_timer_and_a_withdrawal_cancels_it() -> None:
+    clock = RecordingClock()
+    source: Hot[Decision] = Hot()
+    source.pipe(throttle(5)).subscribe(scheduler=clock)
+    for name in "abcd":
+        source.push(TARGETS[name])
+    assert clock.timers == [True]
+
+    source.push(OTHERS["W"])
+
+    assert clock.timers == [False]
+
+
 def test_disposing_unsubscribes_and_cancels_the_timer() -> None:
-    clock = Clock()
+    clock = RecordingClock()
     source: Hot[Decision] = Hot()
     seen: list[Decision] = []
     subscription = source.pipe(throttle(5)).subscribe(seen.append, scheduler=clock)
@@ -225,7 +259,10 @@ def test_disposing_unsubscribes_and_cancels_the_timer() -> None:
     source.push(TARGETS["b"])
     assert (subscribers(source), clock.next_due_ns) == (1, 5)
 
+    assert clock.timers == [True]
+
     subscription.dispose()
+    assert clock.timers == [False]
     clock.advance(100)
 
     assert subscribers(source) == 0
@@ -239,3 +276,16 @@ def test_a_dropped_target_leaves_no_timer_that_could_cut_the_next_window_short()
     passed = "a--W--c----d-------"
 
     assert out(throttled(inputs), 19) == passed
+
+
+def test_the_end_of_the_source_waits_for_the_target_that_is_held() -> None:
+    inputs = "a-b|---------"
+
+    actual = throttled(inputs)
+
+    assert [(ns // MILLISECOND, d if d == "|" else d.action) for ns, d in actual] == [
+        (0, "quote"),
+        (2, "hold"),
+        (5, "quote"),
+        (5, "|"),
+    ]

@@ -124,6 +124,7 @@ def test_orders_come_in_order_of_their_numbers_with_their_last_state_and_open_if
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_rows: int
 ) -> None:
     monkeypatch.setattr("sinks.journal._FLUSH_ROWS", flush_rows)
+    monkeypatch.setattr("sinks.journal.REMEMBERED", 1)
     book = Book(tmp_path)
     for ts, side in enumerate([BUY, SELL, BUY, SELL, BUY, SELL], start=1):
         book.create(ts, side, PX + ts)
@@ -239,6 +240,7 @@ def _session(folder: Path, seed: int) -> Book:
 def test_the_digest_and_all_tables_are_the_same_however_often_rows_are_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
+    monkeypatch.setattr("sinks.journal.REMEMBERED", 3)
     digests, tables = set(), []
     for flush_rows in (1, 2, 7, 16_384):
         monkeypatch.setattr("sinks.journal._FLUSH_ROWS", flush_rows)
@@ -267,6 +269,23 @@ def test_a_late_fill_is_in_the_order_s_row_however_often_rows_are_flushed(
         filled.append(book.rows("orders")[0]["filled"])
 
     assert filled == [30, 30]
+
+
+def test_a_late_fill_is_in_the_row_as_long_as_the_order_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.journal._FLUSH_ROWS", 1)
+    monkeypatch.setattr("sinks.journal.REMEMBERED", 2)
+    book = Book(tmp_path)
+    for n in (1, 2):
+        book.create(n)
+        book.told(n, "cancel", n)
+    book.create(3)  # the first row is written now; the second order may still fill
+
+    book.filled(5, 2, 30)
+    book.close()
+
+    assert [row["filled"] for row in book.rows("orders")] == [0, 30, 0]
 
 
 def _other(value: Any) -> list[Any]:

@@ -261,6 +261,8 @@ def test_orders_expire_the_given_time_after_the_decision_or_never() -> None:
         (QTY + 1, [ask(1)]),
         (-QTY, [bid(1), ask(2)]),
         (-QTY - 1, [bid(1)]),
+        (9 * QTY, [ask(1)]),
+        (-9 * QTY, [bid(1)]),
     ],
 )
 def test_an_order_is_sent_if_the_limit_can_just_be_reached_and_not_if_it_can_be_passed(
@@ -284,6 +286,18 @@ def test_an_order_without_room_waits_until_the_cancel_is_confirmed_and_is_then_s
     assert desk.venue.take() == [(30, [bid(4, BID + TICK)])]
     desk.told("ack", 3, 4, ts=40)
     assert desk.venue.take() == [], "it is sent once"
+
+
+def test_an_order_that_waited_is_not_sent_again_when_it_ends() -> None:
+    desk = quoted(max_position=QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.told("cancel", 1)
+    assert desk.sent() == [Cancel(1), bid(3, BID + TICK)]
+
+    desk.told("expire", 3)
+    desk.told("ack", 2)
+
+    assert desk.sent() == []
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "reject"])
@@ -585,6 +599,50 @@ def test_a_second_stop_lets_the_closing_order_work() -> None:
     desk.stop(91)
 
     assert desk.sent() == []
+
+
+def _two_buys_and_one_gone() -> Desk:
+    """Order 1 has ended, 2 is being cancelled and 3 has taken its place; all are buys."""
+    desk = Desk()
+    desk.quote(10, BID, None)
+    desk.told("cancel", 1)
+    desk.quote(11, BID, None)
+    desk.quote(12, BID + TICK, None)
+    assert desk.sent() == [bid(1), bid(2), Cancel(2), bid(3, BID + TICK)]
+    return desk
+
+
+def test_what_is_being_cancelled_makes_room_for_a_late_fill_without_a_second_cancel() -> None:
+    desk = _two_buys_and_one_gone()
+
+    desk.filled(1, QTY)
+
+    assert desk.sent() == []
+
+
+def test_a_late_fill_cancels_the_newest_order_and_no_more_than_it_takes() -> None:
+    desk = _two_buys_and_one_gone()
+    desk.told("cancel_reject", 2, 2, 2)
+    assert desk.sent() == [Cancel(2), Cancel(2)], "three times in all, then it works on"
+
+    desk.filled(1, QTY)
+
+    assert desk.sent() == [Cancel(3)]
+
+
+def test_a_late_fill_does_not_call_back_the_order_that_closes_the_position() -> None:
+    desk = Desk(max_position=QTY, position=QTY, flatten=True)
+    desk.quote(10, None, ASK)
+    desk.quote(11, None, ASK + TICK)
+    desk.told("cancel", 1, 2)
+    desk.stop(90)
+    desk.venue.take()
+
+    desk.filled(1, QTY, "a")
+    desk.filled(2, QTY, "b")
+
+    assert desk.sent() == []
+    assert list(desk.sink.orders.working) == [3]
 
 
 # ---------------------------------------------------------------- a hostile venue

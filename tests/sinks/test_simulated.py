@@ -334,9 +334,11 @@ def test_an_order_expires_at_its_instant_and_not_a_nanosecond_before(
     assert it.said == [(1, "ack", 1)] + [(ts, "expire", 1)] * expires
 
 
-def test_each_order_expires_once_and_at_its_own_instant() -> None:
+@pytest.mark.parametrize("turn", [1, -1])
+def test_each_order_expires_once_and_at_its_own_instant(turn: int) -> None:
     it = Market()
-    it.send(1, limit(1, BUY, expire=30), limit(2, SELL, expire=20), limit(3, BUY))
+    orders = [limit(1, BUY, expire=30), limit(2, SELL, expire=20), limit(3, BUY)]
+    it.send(1, *orders[::turn])
 
     for ts in (10, 20, 21, 30, 31, NEVER - 1):
         it.book(ts, None, None)
@@ -427,6 +429,21 @@ def test_a_cancel_under_way_loses_against_a_fill_that_comes_first(
     it.asks((touched_at, PX), (300, PX))
 
     assert it.said == [(10, "ack", 1), *answers]
+
+
+def test_each_answer_bears_the_instant_of_its_own_command_however_far_time_goes_on() -> None:
+    answers: list[AccountEvent] = []
+    venue = SimulatedVenue(NVDA, answers.append, latency_ns=10)
+    venue.submit(100, [limit(1, BUY)])
+    venue.submit(105, [Cancel(1)])
+
+    venue.advance(114)
+    assert said(answers) == [(110, "ack", 1)]
+    assert venue.next_due_ns == 115
+    venue.advance(500)
+
+    assert said(answers) == [(110, "ack", 1), (115, "cancel", 1)]
+    assert venue.next_due_ns == NEVER
 
 
 def test_commands_arrive_in_the_order_in_which_they_were_sent() -> None:

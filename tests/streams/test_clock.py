@@ -347,6 +347,8 @@ def test_a_period_that_is_disposed_by_its_own_action_does_not_tick_again() -> No
         running.dispose()
 
     running = clock.schedule_periodic(ns(3), once)
+    clock.advance(3)
+    assert clock.next_due_ns == NEVER
     clock.advance(100)
 
     assert seen == [3]
@@ -474,6 +476,8 @@ def test_spans_add_subtract_and_compare_with_plain_timedeltas_in_ns() -> None:
     assert ns(2_000) >= plain
     assert ns(2_000) <= plain
     assert (ns(2_001) == plain) is False
+    assert (ns(1) < ns(1)) is (ns(1) > ns(1)) is False
+    assert (Instant.at(1) < Instant.at(1)) is (Instant.at(1) > Instant.at(1)) is False
     assert ns(1)
     assert not ns(0)
     assert max(timedelta(0), ns(1)).microseconds == 0
@@ -486,7 +490,9 @@ def test_what_differs_by_one_ns_is_unequal(make: Callable[[int], Any]) -> None:
     assert make(NOW - 1) != make(NOW)
 
 
-@pytest.mark.parametrize("change", [lambda s: -s, lambda s: s * -1, lambda s: -1 * s])
+@pytest.mark.parametrize(
+    "change", [lambda s: -s, lambda s: -abs(-s), lambda s: s * -1, lambda s: -1 * s]
+)
 def test_a_negated_span_keeps_its_ns(change: Callable[[Span], Any]) -> None:
     assert timedelta_ns(change(ns(1_500))) == -1_500
 
@@ -525,7 +531,8 @@ def test_the_clocks_conversions_keep_every_ns_that_their_type_can_hold() -> None
     assert Clock.to_seconds(ns(1_500)) == 1.5e-6
     assert Clock.to_seconds(instant) == NOW / 1e9
     assert Clock.to_seconds(0.25) == 0.25
-    assert seconds_ns(333e-9) == 333
+    # 15e-9 * 1e9 falls just short of 15.
+    assert [seconds_ns(seconds) for seconds in (15e-9, 30e-9, 63e-9, 333e-9)] == [15, 30, 63, 333]
 
 
 @pytest.mark.parametrize(
@@ -589,3 +596,10 @@ def test_completion_reaches_every_subscriber_and_releases_them() -> None:
 
     assert ends == ["first", "second"]
     assert subscribers(source) == 0
+
+
+def test_a_span_divides_in_ns() -> None:
+    assert Span.of(1_500) / Span.of(500) == 3.0
+    assert (Span.of(1_500) / 3).ns == 500
+    assert Span.of(1_500) // Span.of(400) == 3
+    assert (Span.of(1_500) % Span.of(400)).ns == 300
