@@ -607,11 +607,13 @@ def _column(frame: pl.DataFrame, name: str) -> Sequence[Any]:
     nulls = series.null_count()
     if nulls == height:
         return _Constant(None, height)
-    if nulls:
-        return series.to_list()
     if name == "flags" and series.min() == series.max():
         return _Constant(series[0], height)
-    values: list[Any] = series.to_numpy().tolist()  # faster than to_list, and as exact
+    # By way of numpy, which is faster than to_list and as exact; the few nulls are put back.
+    values: list[Any] = series.fill_null(0).to_numpy().tolist()
+    if nulls:
+        for row in series.is_null().arg_true().to_list():
+            values[row] = None
     return values
 
 
