@@ -205,7 +205,6 @@ def replay(
 def _quiet_collector() -> Iterator[None]:
     """Events hold no cycles, so the cycle collector has little to find; let it look less often."""
     thresholds = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
     try:

@@ -192,7 +192,10 @@ class Journal:
         self._decisions.add(astuple(decision))
 
     def order(self, order: Order) -> None:
-        """Follow a new order; its row is written once it and all before it are past late fills."""
+        """Follow a new order; its row is written once it and all before it are past late fills.
+
+        That is after ``REMEMBERED`` newer orders; what is told even later is in ``fills`` only.
+        """
         self._pending[order.n] = order
         if len(self._pending) >= REMEMBERED + _FLUSH_ROWS:
             self._write_finished(keep=REMEMBERED)

@@ -529,6 +529,16 @@ def _checked_account(path: Path, batch_rows: int) -> Iterator[pl.DataFrame]:
                 f"{path}: unknown kind {unknown['kind'][0]!r} at seq {unknown['seq'][0]}; "
                 f"account events are {', '.join(kinds)}"
             )
+        bare = batch.filter(
+            (pl.col("kind") == "fill")
+            & (pl.col("n").is_null() | pl.col("px").is_null() | (pl.col("qty").fill_null(0) <= 0))
+        )
+        if bare.height:
+            raise RecordingError(
+                f"{path}: the fill at seq {bare['seq'][0]} has n = {bare['n'][0]}, "
+                f"px = {bare['px'][0]}, qty = {bare['qty'][0]}; a fill must name our order, a "
+                f"price and a positive size"
+            )
         yield batch.rename({"kind": "account_kind"})
 
 

@@ -369,3 +369,40 @@ def test_a_signal_exits_with_130_and_leaves_nothing(name: str, tmp_path: Path) -
     assert ended.returncode == 130
     assert "interrupted" in ended.stderr
     _left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"px": None}, ["fill at seq", "px = None"]),
+        ({"qty": 0}, ["fill at seq", "positive size"]),
+        ({"kind": "fil"}, ["unknown kind 'fil'"]),
+        ({"seq": 1}, ["seq"]),
+    ],
+)
+def test_recorded_answers_that_make_no_sense_are_refused(
+    change: dict[str, Any], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from streams.recording import file_entry, read_manifest, write_manifest
+
+    run = tmp_path / "run"
+    assert main(["replay", str(BUNDLED), "--out", str(run), "--json"]) == 0
+    answers = pl.read_parquet(run / "account.parquet")
+    first_fill = pl.col("seq") == answers.filter(pl.col("kind") == "fill")["seq"][0]
+    for name, value in change.items():
+        answers = answers.with_columns(
+            pl.when(first_fill)
+            .then(pl.lit(value, dtype=answers.schema[name]))
+            .otherwise(pl.col(name))
+            .alias(name)
+        )
+    answers.write_parquet(run / "account.parquet")
+    manifest = read_manifest(run)
+    manifest.files["account"] = file_entry(run / "account.parquet", answers.height, (None, None))
+    write_manifest(run, manifest)
+    capsys.readouterr()
+
+    assert main(["replay", str(run), "--out", str(tmp_path / "again")]) == 1
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    _left(tmp_path, "run")
