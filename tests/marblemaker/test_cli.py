@@ -406,3 +406,13 @@ def test_recorded_answers_that_make_no_sense_are_refused(
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
     _left(tmp_path, "run")
+
+
+def test_the_readme_shows_what_the_demo_prints_today(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "run")]) == 0
+    readme = (ROOT / "README.md").read_text()
+    for line in capsys.readouterr().out.splitlines():
+        if not line.startswith(("  speed", "  run")):
+            assert line in readme
