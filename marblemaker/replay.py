@@ -129,9 +129,13 @@ def new_folder(out: Path, *, overwrite: Callable[[Path], bool]) -> Iterator[Path
         if out.exists():
             shutil.rmtree(out)
         os.replace(partial, out)
-    except BaseException:
+    except OSError as error:
+        raise RecordingError(
+            f"{out} cannot be written: {error.strerror or error}; make room, or choose another "
+            f"folder with --out"
+        ) from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _is_replay(folder: Path) -> bool:

@@ -416,3 +416,20 @@ def test_the_readme_shows_what_the_demo_prints_today(
     for line in capsys.readouterr().out.splitlines():
         if not line.startswith(("  speed", "  run")):
             assert line in readme
+
+
+def test_a_disk_that_runs_full_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    out = tmp_path / "run"
+    ended = subprocess.run(
+        [sys.executable, "-m", "marblemaker.cli", "replay", str(BUNDLED), "--out", str(out)],
+        cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=little_room,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert f"{out} cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    _left(tmp_path)
