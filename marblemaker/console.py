@@ -117,9 +117,17 @@ def summary_lines(summary: dict[str, Any], settings: Settings) -> list[str]:
         f"  traded     bought {summary['bought']}, sold {summary['sold']}; "
         f"position between {summary['max_short']} and {summary['max_long']}, "
         f"at the end {summary['position']}",
-        f"  P&L        {summary['pnl']} after fees of {summary['fees']}, "
-        f"marked at {summary['mark']} (of the fill model, not a promise)",
+        f"  P&L        {summary['pnl']} after fees of {summary['fees']}: "
+        f"realised {summary['realised']}, unrealised {summary['unrealised']} at {summary['mark']}",
     ]
+    if summary["markouts"]:
+        after = ", ".join(
+            f"{mark['bps']:+.1f} bps after {horizon}"
+            for horizon, mark in summary["markouts"].items()
+            if mark["bps"] is not None
+        )
+        lines.append(f"  markouts   {after} (positive is good for us)")
+    lines.append("             fills and P&L are of the fill model, not a promise")
     withdrawn = summary["reasons"]
     if withdrawn:
         lines.append("  not quoted because")

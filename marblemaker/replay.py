@@ -22,6 +22,7 @@ from reactivex import Observer
 
 from marblemaker import __version__
 from marblemaker.calendar import opens_ns
+from marblemaker.markouts import markouts
 from marblemaker.settings import Settings, instruments_of
 from operators.quoting import Parameters, quoting
 from operators.residual import (
@@ -36,7 +37,7 @@ from sinks.order_sink import OrderSink
 from sinks.simulated import SilentVenue, SimulatedVenue
 from streams.clock import SIGNAL, TARGET, Clock, Pump, no_thread_timers
 from streams.events import AccountEvent
-from streams.instrument import format_units
+from streams.instrument import UNIT, format_units
 from streams.recording import (
     BATCH_ROWS,
     QUOTE_SCHEMA,
@@ -196,6 +197,7 @@ def replay(
             files=files,
         )
         summary = run.summary(manifest)
+        summary["markouts"] = markouts(folder)
         seconds = time.perf_counter() - started
         summary["seconds"] = round(seconds, 3)
         summary["seconds_in_graph"] = round(loop_seconds, 3)
@@ -352,6 +354,8 @@ class _Run:
             "max_short": format_units(ledger.max_short),
             "mark": None if self.mark is None else format_units(self.mark),
             "fees": format_units(ledger.fees),
+            "realised": format_units(ledger.realised // UNIT),
+            "unrealised": format_units(ledger.unrealised(self.mark) // UNIT),
             "pnl": format_units(ledger.pnl(self.mark)),
             "anomalies": dict(sorted(self.sink.orders.anomalies.items())),
             "ended": "complete",

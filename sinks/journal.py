@@ -100,6 +100,10 @@ class Ledger:
         """1e-9 base units."""
         self.cash = 0
         """Money received minus paid for fills, 1e-18 quote currency; fees are apart."""
+        self.cost = 0
+        """What the open position cost at its average price, signed like it, 1e-18."""
+        self.realised = 0
+        """Profit of what was closed against its average cost, before fees, 1e-18."""
         self.fees = 0
         """Fees paid, 1e-9 quote currency."""
         self.fills: Counter[str] = Counter()
@@ -110,7 +114,14 @@ class Ledger:
         self.max_short = 0
 
     def take(self, side: int, px: int, qty: int, fee: int, liquidity: str | None) -> None:
-        """Book one fill."""
+        """Book one fill: what it closes is realised at average cost, what it opens is cost."""
+        closed = min(qty, abs(self.position)) if side * self.position < 0 else 0
+        if closed:
+            # The rounding of the share stays in the cost, so that nothing is lost over time.
+            share = self.cost * closed // abs(self.position)
+            self.realised += -side * px * closed - share
+            self.cost -= share
+        self.cost += side * px * (qty - closed)
         self.position += side * qty
         self.cash -= side * px * qty
         self.fees += fee
@@ -121,6 +132,10 @@ class Ledger:
             self.sold += qty
         self.max_long = max(self.max_long, self.position)
         self.max_short = min(self.max_short, self.position)
+
+    def unrealised(self, mark: int | None) -> int:
+        """Profit of the open position at ``mark`` against its cost, 1e-18; 0 without a mark."""
+        return 0 if mark is None else self.position * mark - self.cost
 
     def pnl(self, mark: int | None) -> int:
         """Profit after fees with the position valued at ``mark`` (1e-9), in 1e-9 quote currency.

@@ -507,3 +507,21 @@ def test_the_ledger_is_exact_for_all_amounts_that_fit_64_bits(
         for how in ("MAKER", "TAKER"):
             count = sum(one[0] == side and one[4] == how for one in fills)
             assert ledger.fills[f"{name} {how}"] == count
+
+
+def test_what_is_closed_is_realised_at_average_cost_and_the_rest_is_valued() -> None:
+    ledger = Ledger()
+    ledger.take(BUY, 100 * UNIT, UNIT, 0, "MAKER")
+    ledger.take(BUY, 102 * UNIT, UNIT, 0, "MAKER")  # two at 101 on average
+    ledger.take(SELL, 104 * UNIT, UNIT, 0, "MAKER")
+
+    assert ledger.realised == 3 * UNIT * UNIT
+    assert ledger.unrealised(105 * UNIT) == 4 * UNIT * UNIT
+
+    ledger.take(SELL, 99 * UNIT, 2 * UNIT, 0, "MAKER")  # closes one at a loss of 2, opens a short
+
+    assert ledger.realised == 1 * UNIT * UNIT
+    assert ledger.position == -UNIT
+    assert ledger.unrealised(98 * UNIT) == 1 * UNIT * UNIT
+    assert ledger.pnl(98 * UNIT) == 2 * UNIT
+    assert ledger.unrealised(None) == 0
