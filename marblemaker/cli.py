@@ -23,6 +23,7 @@ from marblemaker.settings import (
     read_document,
     with_overrides,
 )
+from streams.events import OutOfOrderError
 from streams.instant import iso
 from streams.instrument import Instrument
 from streams.recording import RecordingError, read_manifest
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command(arguments, console)
     except SettingsError as error:
         return console.error(str(error), WRONG_USE)
-    except (RecordingError, _Failure) as error:
+    except (RecordingError, OutOfOrderError, _Failure) as error:
         return console.error(str(error), FAILED)
     except BrokenPipeError:
         # The reader of our output has left; the work is done, and there is nobody to tell.

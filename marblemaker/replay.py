@@ -124,12 +124,18 @@ def new_folder(out: Path, *, overwrite: Callable[[Path], bool]) -> Iterator[Path
         raise RecordingError(
             f"{out} cannot be written: {error.strerror or error}; choose another folder with --out"
         ) from None
+    before = partial.with_suffix(".before")
     try:
         yield partial
         partial.chmod(0o755)
         if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
+            os.replace(out, before)
+        try:
+            os.replace(partial, out)
+        except OSError:
+            if before.exists():
+                os.replace(before, out)
+            raise
     except OSError as error:
         raise RecordingError(
             f"{out} cannot be written: {error.strerror or error}; make room, or choose another "
@@ -137,6 +143,7 @@ def new_folder(out: Path, *, overwrite: Callable[[Path], bool]) -> Iterator[Path
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _is_replay(folder: Path) -> bool:

@@ -433,3 +433,31 @@ def test_a_disk_that_runs_full_is_named_and_leaves_nothing(tmp_path: Path) -> No
     assert f"{out} cannot be written" in ended.stderr
     assert "Traceback" not in ended.stderr
     _left(tmp_path)
+
+
+def test_an_earlier_replay_is_replaced_whole_and_only_when_asked(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["replay", str(recording), "--out", str(tmp_path / "run"), "--json"]
+    assert main(run) == 0
+    (tmp_path / "run" / "note.txt").write_text("mine")
+    assert main(run) == 1
+    assert (tmp_path / "run" / "note.txt").exists()
+    assert main([*run, "--overwrite"]) == 0
+    assert not (tmp_path / "run" / "note.txt").exists()
+    _left(tmp_path, "recording", "run")
+    assert main(["replay", str(tmp_path / "run"), "--out", str(recording), "--overwrite"]) == 1
+    assert "never replaced" in capsys.readouterr().err
+
+
+def test_a_manifest_that_lies_about_its_first_instant_is_an_error_not_a_crash(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((recording / "manifest.json").read_text())
+    for entry in manifest["files"].values():
+        entry["first_ts"] = entry["last_ts"] + 1
+    (recording / "manifest.json").write_text(json.dumps(manifest))
+
+    assert main(["replay", str(recording), "--out", str(tmp_path / "run")]) == 1
+    assert "must not go back" in capsys.readouterr().err
+    _left(tmp_path, "recording")
