@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +152,6 @@ def test_more_quotes_of_one_feed_leave_the_other_as_it_was(tmp_path: Path) -> No
 
     assert_frame_equal(quotes(tmp_path / "few", "signal"), quotes(tmp_path / "many", "signal"))
     assert quotes(tmp_path / "many", "target").height == 9000
-
-
-def test_a_small_session_is_made_in_a_moment(tmp_path: Path) -> None:
-    before = time.perf_counter()
-
-    generate(small(), tmp_path)
-
-    assert time.perf_counter() - before < 5.0  # About 0.03 s on an ordinary machine.
 
 
 # ---------------------------------------------------------------- sound quotes
