@@ -55,6 +55,15 @@ class Clock(PeriodicScheduler):
     Actions fire in (due, creation) order, each with the clock at its due time; an action scheduled
     for the past is due now. Standard reactivex operators run on it when it is their ``scheduler``
     or the one they are subscribed with.
+
+    >>> import reactivex
+    >>> clock, seen = Clock(), []
+    >>> ticks = reactivex.interval(333e-9).subscribe(
+    ...     lambda n: seen.append((clock.now_ns, n)), scheduler=clock
+    ... )
+    >>> clock.advance(1_000)
+    >>> seen
+    [(333, 0), (666, 1), (999, 2)]
     """
 
     def __init__(self, now_ns: int = 0) -> None:
@@ -302,6 +311,13 @@ class Pump:
     For each input: timers due at or before its ``ts`` fire, each at its own due time; the clock is
     set; the input is delivered; then what sinks and the venue produced meanwhile is delivered, as
     inputs of their own. Nothing is delivered inside the ``on_next`` that caused it.
+
+    >>> pump, seen = Pump(Clock()), []
+    >>> mids = pump.signal.subscribe(lambda quote: seen.append((quote.seq, quote.ts)))
+    >>> pump.run(Inputs([SIGNAL] * 2, [7, 8], [None] * 2, [1, 1], [3, 3], [1, 1], [1, 1], [0, 0]))
+    [1, 2]
+    >>> seen
+    [(1, 7), (2, 8)]
     """
 
     def __init__(self, clock: Clock, venue: SimulatedTime | None = None) -> None:
