@@ -19,9 +19,9 @@ from reactivex import Subject
 
 from marblemaker.console import Console
 from marblemaker.generator import generate
-from marblemaker.replay import versions
 from marblemaker.session_parameters import read_session
 from marblemaker.settings import load_settings
+from marblemaker.versions import versions
 from streams.clock import SIGNAL
 from streams.events import Quote
 from streams.recording import Recording

@@ -108,7 +108,10 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("recording", type=Path, metavar="RECORDING")
     _settings_options(replay)
     replay.add_argument(
-        "--engine", choices=("rx", "compiled"), default="rx", help="rx: the reactive graph"
+        "--engine",
+        choices=("rx", "compiled"),
+        default="rx",
+        help="rx: the reactive graph (compiled: not in this version)",
     )
     replay.add_argument(
         "--venue",
@@ -332,14 +335,15 @@ def _doctor(arguments: argparse.Namespace, console: Console) -> int:
 
     import msgspec
 
-    from marblemaker.replay import versions
+    from marblemaker.versions import versions
 
     settings = load_settings(
         config=read_document(arguments.config) if arguments.config is not None else None
     )
+    found = versions("databento-dbn", "exchange_calendars", "rich", "zstandard")
     free = shutil.disk_usage(Path.cwd()).free
     result = {
-        "versions": versions(),
+        "versions": found,
         "platform": sys.platform,
         "cores": os.cpu_count(),
         "free_disk_bytes": free,
@@ -348,7 +352,7 @@ def _doctor(arguments: argparse.Namespace, console: Console) -> int:
         "credentials": {name: bool(os.environ.get(name)) for name in _SECRETS},
         "settings": msgspec.to_builtins(settings),
     }
-    lines = [f"{name} {version}" for name, version in versions().items()]
+    lines = [f"{name} {version}" for name, version in found.items()]
     lines += [
         f"{sys.platform}, {os.cpu_count()} cores, {free / 1e9:.1f} GB free, "
         f"folder {'writable' if result['writable'] else 'NOT WRITABLE'}",

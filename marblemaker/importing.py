@@ -6,19 +6,18 @@ refused or interrupted import leaves nothing behind and an existing recording as
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import polars as pl
 from msgspec import Struct, field
 
+from marblemaker.versions import versions
 from streams.events import Feed
 from streams.instrument import UNIT_DECIMALS, Instrument
 from streams.lighter import MAX_BACK_NS, CsvQuotes
@@ -34,6 +33,7 @@ from streams.recording import (
     checked_quotes,
     read_manifest,
     scan_frames,
+    sha256_of,
     write_manifest,
 )
 
@@ -119,7 +119,7 @@ def import_databento(
                 symbol=quotes.symbol,
             ),
         )
-        staged.versions["databento-dbn"] = _version("databento-dbn")
+        staged.versions = versions("databento-dbn")
         assert counts.records_in == entry.rows + sum(counts.refused.values())
         return staged.commit(counts.records_in, counts.refused, counts.noted)
 
@@ -228,7 +228,7 @@ class _Staged:
     def __init__(self, folder: Path, out: Path, *, replace: bool) -> None:
         self.folder = folder
         self.rows: dict[str, int] = {}
-        self.versions: dict[str, str] = {"polars": pl.__version__}
+        self.versions = versions()
         self._out = out
         self._replace = replace
         self._entries: dict[str, FileEntry] = {}
@@ -493,15 +493,7 @@ def _readable(file: Path, batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFr
 
 def _source(kind: str, file: Path, **values: Any) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256_of(file)
     except OSError as error:
         raise RecordingError(f"{file} cannot be read ({error.strerror})") from error
     return {"kind": kind, "file": file.name, "sha256": digest, **values}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

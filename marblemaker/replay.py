@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -20,10 +18,10 @@ import msgspec
 import polars as pl
 from reactivex import Observer
 
-from marblemaker import __version__
 from marblemaker.calendar import opens_ns
 from marblemaker.markouts import markouts
 from marblemaker.settings import Settings, instruments_of
+from marblemaker.versions import versions
 from operators.quoting import Parameters, quoting
 from operators.residual import (
     Baseline,
@@ -50,9 +48,7 @@ from streams.recording import (
     write_manifest,
 )
 
-__all__ = ["Progress", "ReplayError", "new_folder", "parameters_of", "replay", "versions"]
-
-_PACKAGES = ("msgspec", "numpy", "polars", "reactivex")
+__all__ = ["Progress", "ReplayError", "new_folder", "parameters_of", "replay"]
 
 
 class ReplayError(RuntimeError):
@@ -64,15 +60,6 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int, ts: int) -> None:
         """``done`` of ``total`` inputs; ``ts`` is the graph's present, ns."""
-
-
-def versions() -> dict[str, str]:
-    """What a run was made with."""
-    return {
-        "marblemaker": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
 
 
 def parameters_of(settings: Settings, baseline: Baseline) -> Parameters:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from streams.instrument import Instrument, format_units, to_units
-from streams.recording import Manifest
+from streams.recording import Manifest, did_you_mean
 
 __all__ = [
     "Settings",
@@ -210,7 +209,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         if isinstance(s.signal_baseline, str) and s.signal_baseline not in _BASELINES:
             raise SettingsError(
                 f"strategy.signal_baseline must be a price or one of {', '.join(_BASELINES)}, "
-                f"was {s.signal_baseline!r}{_nearest(s.signal_baseline, _BASELINES)}"
+                f"was {s.signal_baseline!r}{did_you_mean(s.signal_baseline, _BASELINES)}"
             )
         if self.latency_ns < 0:
             raise SettingsError(f"venue.latency must not be negative, was {self.venue.latency!r}")
@@ -274,11 +273,6 @@ def _split_id(what: str, text: str) -> tuple[str, str]:
     return symbol, venue
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else ""
-
-
 # ---------------------------------------------------------------- loading
 
 
@@ -311,17 +305,20 @@ def _check_keys(document: Mapping[str, Any], where: str) -> None:
     every = [f"{section}.{key}" for section, keys in sections.items() for key in keys]
     for section, body in document.items():
         if section not in sections:
-            elsewhere = next((name for name in every if name.split(".")[1] == section), None)
-            hint = f"; did you mean {elsewhere}?" if elsewhere else _nearest(section, sections)
+            hint = _whereabouts(section, every) or did_you_mean(section, sections)
             raise SettingsError(f"{where}: unknown section or key {section!r}{hint}")
         if not isinstance(body, Mapping):
             raise SettingsError(f"{where}: {section} must be a section [{section}], was {body!r}")
         for key in body:
             if key in sections[section]:
                 continue
-            elsewhere = next((name for name in every if name.split(".")[1] == key), None)
-            hint = f"; did you mean {elsewhere}?" if elsewhere else _nearest(key, sections[section])
+            hint = _whereabouts(key, every) or did_you_mean(key, sections[section])
             raise SettingsError(f"{where}: unknown key {section}.{key}{hint}")
+
+
+def _whereabouts(key: str, every: Iterable[str]) -> str:
+    """Suggest the section that a key belongs to, or nothing."""
+    return next((f" (did you mean {name}?)" for name in every if name.endswith(f".{key}")), "")
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -19,9 +19,9 @@ def book_fault(bid_px: int, ask_px: int, bid_sz: int, ask_sz: int) -> int:
     A locked book (bid = ask) is sound: it has a mid. Sizes that are not known are given as 1.
     """
     if bid_px <= 0 or ask_px <= 0:
-        return 1
+        return ZERO_PRICE
     if bid_sz <= 0 or ask_sz <= 0:
-        return 2
+        return ZERO_SIZE
     if bid_px > ask_px:
-        return 3
-    return 0
+        return CROSSED
+    return SOUND

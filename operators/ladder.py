@@ -4,9 +4,9 @@ from reactivex import Observable, abc
 
 from operators.operator import Operator
 from streams.events import Decision, Skewed
-from streams.instrument import ceil_ticks, floor_ticks
+from streams.instrument import ceil_ticks, floor_ticks, may_buy, may_sell
 
-__all__ = ["ask_price", "bid_price", "half_spread", "ladder", "may_buy", "may_sell"]
+__all__ = ["ask_price", "bid_price", "half_spread", "ladder"]
 
 
 def half_spread(anchor: float, half_spread_bps: float) -> float:
@@ -22,16 +22,6 @@ def bid_price(anchor: float, half: float, shift: float) -> float:
 def ask_price(anchor: float, half: float, shift: float) -> float:
     """The ask before it is rounded to the tick; a step."""
     return anchor + half + shift
-
-
-def may_buy(exposure: int, size: int, limit: int) -> bool:
-    """Tell whether one more buy keeps the worst case within the limit; a step, 1e-9 base units."""
-    return exposure + size <= limit
-
-
-def may_sell(exposure: int, size: int, limit: int) -> bool:
-    """Tell whether one more sell keeps the worst case within the limit; a step."""
-    return exposure - size >= -limit
 
 
 def ladder(
@@ -70,14 +60,13 @@ def ladder(
                 half = half_spread(price, half_spread_bps)
                 bid = bid_price(price, half, state.shift)
                 ask = ask_price(price, half, state.shift)
-                bid_px: int | None = floor_ticks(bid, scale) * tick_size
-                ask_px: int | None = ceil_ticks(ask, scale) * tick_size
-                assert bid_px is not None
-                assert ask_px is not None
+                low = floor_ticks(bid, scale) * tick_size
+                high = ceil_ticks(ask, scale) * tick_size
+                bid_px: int | None = None
+                ask_px: int | None = None
                 bid_note = ask_note = None
                 reason = ""
-                if bid_px >= ask_px:
-                    bid_px = ask_px = None
+                if low >= high:
                     reason = "crossed after rounding"
                 else:
                     worst_long = worst_short = inventory.position
@@ -85,13 +74,17 @@ def ladder(
                         worst_long += inventory.working_buy
                         worst_short -= inventory.working_sell
                     if not may_buy(worst_long, trade_size, max_position):
-                        bid_px, bid_note = None, "position limit"
-                    elif bid_px <= 0:
-                        bid_px, bid_note = None, "no positive price"
+                        bid_note = "position limit"
+                    elif low <= 0:
+                        bid_note = "no positive price"
+                    else:
+                        bid_px = low
                     if not may_sell(worst_short, trade_size, max_position):
-                        ask_px, ask_note = None, "position limit"
-                    elif ask_px <= 0:
-                        ask_px, ask_note = None, "no positive price"
+                        ask_note = "position limit"
+                    elif high <= 0:
+                        ask_note = "no positive price"
+                    else:
+                        ask_px = high
                     if bid_px is None and ask_px is None:
                         reason = bid_note or "position limit"
                 emit(

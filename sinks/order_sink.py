@@ -8,6 +8,7 @@ from reactivex import abc
 from sinks.orders import PENDING_CANCEL, Order, Orders
 from sinks.venue import Cancel, Command, Create, Venue
 from streams.events import BUY, SELL, AccountEvent, Decision, OrderUpdate
+from streams.instrument import may_buy, may_sell
 
 __all__ = ["OrderSink"]
 
@@ -80,8 +81,7 @@ class OrderSink(abc.ObserverBase[Decision]):
             if self._keeps(order, wanted):
                 del wanted[order.side]
             elif order.state != PENDING_CANCEL:
-                self.orders.ask_cancel(order)
-                commands.append(Cancel(order.n))
+                commands.append(self._cancel(order))
         commands += self._creates(value.ts, wanted)
         self._submit(value.ts, commands)
 
@@ -97,7 +97,11 @@ class OrderSink(abc.ObserverBase[Decision]):
         if event.kind == "stop":
             self.stop(event.ts)
             return
-        if event.kind in ("position", "connect", "disconnect"):
+        if event.kind == "position":
+            if event.qty != self.orders.position:
+                self.orders.anomalies["position by fills is not the venue's"] += 1
+            return
+        if event.kind in ("connect", "disconnect"):
             return
         update = self.orders.apply(event)
         if update is None:
@@ -120,12 +124,8 @@ class OrderSink(abc.ObserverBase[Decision]):
             return
         self.stopping = True
         self._waiting = {}
-        commands: list[Command] = []
-        for order in self.orders.working.values():
-            if order.state != PENDING_CANCEL:
-                self.orders.ask_cancel(order)
-                commands.append(Cancel(order.n))
-        self._submit(ts, commands)
+        working = self.orders.working.values()
+        self._submit(ts, [self._cancel(o) for o in working if o.state != PENDING_CANCEL])
         self._flatten_when_alone(ts)
 
     def _cancels_that_are_due(self, event: AccountEvent) -> list[Command]:
@@ -134,8 +134,7 @@ class OrderSink(abc.ObserverBase[Decision]):
         if event.kind == "cancel_reject" and event.n in orders.working:
             order = orders.working[event.n]
             if order.cancels < _TRIES:
-                orders.ask_cancel(order)
-                commands.append(Cancel(order.n))
+                commands.append(self._cancel(order))
             else:
                 orders.anomalies["left working: its cancel was refused"] += 1
         for side in _SIDES:
@@ -146,8 +145,7 @@ class OrderSink(abc.ObserverBase[Decision]):
                 order = keeps.pop()
                 if order.px is None:
                     continue
-                orders.ask_cancel(order)
-                commands.append(Cancel(order.n))
+                commands.append(self._cancel(order))
         return commands
 
     def _keeps(self, order: Order, wanted: dict[int, tuple[int, int]]) -> bool:
@@ -162,20 +160,23 @@ class OrderSink(abc.ObserverBase[Decision]):
             if side not in wanted:
                 continue
             px, qty = wanted[side]
-            if abs_limit_passed(self.orders.worst_case(side), side, qty, self._max_position):
+            room = may_buy if side == BUY else may_sell
+            if room(self.orders.worst_case(side), qty, self._max_position):
+                commands.append(self._create(ts, side, px, qty))
+            else:
                 self._waiting[side] = (px, qty)
-                continue
-            commands.append(self._create(ts, side, px, qty))
         return commands
+
+    def _cancel(self, order: Order) -> Cancel:
+        self.orders.ask_cancel(order)
+        return Cancel(order.n)
 
     def _create(self, ts: int, side: int, px: int | None, qty: int) -> Create:
         order, update = self.orders.create(ts, side, px, qty)
         self._on_order(order)
         self._notify(update)
-        expires = px is not None and self._expire_ns is not None
-        return Create(
-            order.n, side, px, qty, ts + self._expire_ns if expires and self._expire_ns else None
-        )
+        expire_ts = None if px is None or self._expire_ns is None else ts + self._expire_ns
+        return Create(order.n, side, px, qty, expire_ts)
 
     def _flatten_when_alone(self, ts: int) -> None:
         position = self.orders.position
@@ -191,8 +192,3 @@ class OrderSink(abc.ObserverBase[Decision]):
     def _submit(self, ts: int, commands: Sequence[Command]) -> None:
         if commands:
             self._venue.submit(ts, commands)
-
-
-def abs_limit_passed(worst_case: int, side: int, qty: int, limit: int) -> bool:
-    """Tell whether one more order would let the worst case on its side pass the limit."""
-    return side * (worst_case + side * qty) > limit

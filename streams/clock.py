@@ -372,27 +372,20 @@ class Pump:
                 self.advance(ts)
                 seq = self.seq
             clock.now_ns = ts
-            if kind == TARGET:
-                if on_quote is not None:
-                    on_quote(ts, bid_px, ask_px)
-                    if answers:
-                        self._settle()
-                        self.advance(ts)  # what the answers scheduled for this very instant
-                        seq = self.seq
-                seq = seq + 1 if given is None else given
-                self.seq = seq
-                number(seq)
-                target.push(Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags))
-            elif kind == SIGNAL:
-                seq = seq + 1 if given is None else given
-                self.seq = seq
-                number(seq)
-                signal.push(Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags))
-            else:
-                seq = seq + 1 if given is None else given
-                self.seq = seq
-                number(seq)
+            if kind == TARGET and on_quote is not None:
+                on_quote(ts, bid_px, ask_px)
+                if answers:
+                    self._settle()
+                    self.advance(ts)  # what the answers scheduled for this very instant
+                    seq = self.seq
+            seq = seq + 1 if given is None else given
+            self.seq = seq
+            number(seq)
+            if kind == ACCOUNT:
                 self.account.push(replace(next(account), seq=seq, ts=ts))
+            else:
+                feed = target if kind == TARGET else signal
+                feed.push(Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags))
             if notices or answers:
                 self._settle()
                 seq = self.seq

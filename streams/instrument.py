@@ -1,4 +1,4 @@
-"""Instruments: what a market's prices and sizes are counted in, and the one rule for rounding."""
+"""Instruments: what prices and sizes are counted in, and the one rule for rounding and limits."""
 
 import math
 import re
@@ -13,6 +13,8 @@ __all__ = [
     "ceil_ticks",
     "floor_ticks",
     "format_units",
+    "may_buy",
+    "may_sell",
     "round_ticks",
     "to_units",
 ]
@@ -97,6 +99,16 @@ def ceil_ticks(price: float, scale: float) -> int:
     if ticks / scale < price:
         ticks += 1
     return ticks
+
+
+def may_buy(exposure: int, size: int, limit: int) -> bool:
+    """Tell whether one more buy keeps the worst case within the limit; a step, 1e-9 base units."""
+    return exposure + size <= limit
+
+
+def may_sell(exposure: int, size: int, limit: int) -> bool:
+    """Tell whether one more sell keeps the worst case within the limit; a step."""
+    return exposure - size >= -limit
 
 
 class Instrument(Struct, frozen=True, kw_only=True):

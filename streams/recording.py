@@ -6,11 +6,12 @@ written in batches, so memory does not grow with length.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, cast
@@ -35,9 +36,11 @@ __all__ = [
     "RecordingError",
     "as_quotes",
     "checked_quotes",
+    "did_you_mean",
     "file_entry",
     "read_manifest",
     "scan_frames",
+    "sha256_of",
     "write_manifest",
 ]
 
@@ -165,20 +168,23 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     os.replace(partial, folder / MANIFEST)
 
 
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def file_entry(path: Path, rows: int, span: tuple[int | None, int | None]) -> FileEntry:
     """Describe a finished file."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(rows=rows, sha256=digest, first_ts=span[0], last_ts=span[1])
+    return FileEntry(rows=rows, sha256=sha256_of(path), first_ts=span[0], last_ts=span[1])
 
 
 # ---------------------------------------------------------------- checks
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    import difflib
-
-    match = difflib.get_close_matches(name, known, n=1)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest the nearest known name, or nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {match[0]}?)" if match else ""
 
 
@@ -218,7 +224,7 @@ def as_quotes(frames: pl.LazyFrame, path: Path) -> pl.LazyFrame:
     for name in schema:
         if name not in QUOTE_SCHEMA:
             raise RecordingError(
-                f"{path}: unknown column {name!r}{_nearest(name, absent)}; "
+                f"{path}: unknown column {name!r}{did_you_mean(name, absent)}; "
                 f"quotes have the columns {', '.join(known)}; drop or rename it"
             )
     columns: list[pl.Expr] = []
@@ -254,7 +260,7 @@ class QuoteChecker:
     """Checks a feed of quotes batch by batch, carrying what batches have in common."""
 
     def __init__(self, path: Path, instrument: Instrument | None = None) -> None:
-        """Name the file for errors; with an instrument, prices and sizes must fit its steps."""
+        """Name the file for errors; with an instrument, prices must be on its tick."""
         self._path = path
         self._instrument = instrument
         self._rows = 0
@@ -276,18 +282,13 @@ class QuoteChecker:
             rule = "must not be negative; a side that is absent is null"
             self._refuse(batch, batch[name] < 0, name, rule)
         if self._instrument is not None:
-            steps = (("px", self._instrument.tick_size, "tick", self._instrument.price_decimals),)
-            for suffix, step, word, decimals in steps:
-                if step == 1:
-                    continue
-                for name in (f"bid_{suffix}", f"ask_{suffix}"):
-                    self._refuse(
-                        batch,
-                        batch[name] % step != 0,
-                        name,
-                        f"is off the {word} of {format_units(step)} ({self._instrument.id} has "
-                        f"{decimals} decimals in the settings)",
-                    )
+            tick = self._instrument.tick_size
+            rule = (
+                f"is off the tick of {format_units(tick)} ({self._instrument.id} has "
+                f"{self._instrument.price_decimals} decimals in the settings)"
+            )
+            for name in ("bid_px", "ask_px"):
+                self._refuse(batch, batch[name] % tick != 0, name, rule)
         self._rows += batch.height
         return batch
 
@@ -425,7 +426,7 @@ class Recording:
             path = folder / f"{feed}.parquet"
             if not path.is_file():
                 raise RecordingError(f"{path} is missing although the manifest lists it")
-            if file_entry(path, 0, (None, None)).sha256 != manifest.files[feed].sha256:
+            if sha256_of(path) != manifest.files[feed].sha256:
                 raise RecordingError(
                     f"{path} is not the file that the manifest describes (its sha256 differs): "
                     f"truncated or changed. Import it again"

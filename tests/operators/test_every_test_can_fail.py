@@ -33,7 +33,7 @@ BREAKS = {
     "skew: quotes more when long": ("skew", "by_signal - by_inv", "by_signal + by_inv"),
     "ladder: bids round up": ("ladder", "floor_ticks(bid, scale)", "ceil_ticks(bid, scale)"),
     "ladder: one more than the limit": (
-        "ladder", "return exposure + size <= limit", "return exposure + size <= limit + size",
+        "ladder", "may_buy(worst_long, trade_size", "may_buy(worst_long, 0",
     ),
     "requote: the threshold itself is not enough": (
         "requote", "/ last_anchor >= threshold", "/ last_anchor > threshold",

@@ -11,13 +11,13 @@ import pytest
 
 from operators.anchor import anchor_price, anchor_price_1e16
 from operators.books import book_fault
-from operators.ladder import ask_price, bid_price, half_spread, may_buy, may_sell
+from operators.ladder import ask_price, bid_price, half_spread
 from operators.mid import mid_price, mid_price_1e16
 from operators.requote import moved
 from operators.residual import ewma_of, ewma_weight, residual_of
 from operators.skew import inventory_shift, signal_shift, total_shift
 from operators.throttle import release_ns
-from streams.instrument import ceil_ticks, floor_ticks, round_ticks
+from streams.instrument import ceil_ticks, floor_ticks, may_buy, may_sell, round_ticks
 
 numba = pytest.importorskip("numba", reason="numba is not installed: pip install marblemaker[dev]")
 

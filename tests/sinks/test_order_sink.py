@@ -407,7 +407,7 @@ def test_events_about_the_whole_account_are_no_answers_about_an_order(kind: Acco
     desk = quoted()
     before = len(desk.updates)
 
-    desk.sink.on_account(AccountEvent(seq=0, ts=20, kind=kind, qty=5 * QTY))
+    desk.sink.on_account(AccountEvent(seq=0, ts=20, kind=kind, qty=desk.sink.orders.position))
 
     assert desk.venue.take() == []
     assert len(desk.updates) == before
@@ -843,3 +843,14 @@ def test_the_hostile_venue_is_hostile_and_the_limit_is_reached(replace: Replace)
         assert did[what], what
     for kind in ("ack", "reject", "fill", "cancel", "cancel_reject", "expire"):
         assert did[kind] > 5, kind
+
+
+def test_a_position_of_the_venue_s_that_is_not_ours_by_fills_is_counted() -> None:
+    desk = quoted()
+    desk.filled(1, QTY)
+
+    desk.sink.on_account(AccountEvent(seq=0, ts=1, kind="position", qty=QTY))
+    assert not desk.sink.orders.anomalies
+    desk.sink.on_account(AccountEvent(seq=0, ts=2, kind="position", qty=QTY - 1))
+
+    assert desk.sink.orders.anomalies == {"position by fills is not the venue's": 1}
