@@ -165,7 +165,10 @@ class Instant(datetime):
         return Span.of(datetime_ns(other) - self.ns)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, datetime) and self.ns == datetime_ns(other)
+        # As with plain ones, what has no time zone is unequal and no error.
+        if not isinstance(other, datetime) or other.tzinfo is None:
+            return False
+        return self.ns == datetime_ns(other)
 
     def __lt__(self, other: Any) -> bool:
         return self.ns < datetime_ns(other)

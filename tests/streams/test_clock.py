@@ -603,3 +603,8 @@ def test_a_span_divides_in_ns() -> None:
     assert (Span.of(1_500) / 3).ns == 500
     assert Span.of(1_500) // Span.of(400) == 3
     assert (Span.of(1_500) % Span.of(400)).ns == 300
+
+
+def test_an_instant_is_unequal_to_a_datetime_without_a_time_zone() -> None:
+    assert Instant.at(0) != datetime(1970, 1, 1)  # noqa: DTZ001
+    assert Instant.at(0) == datetime(1970, 1, 1, tzinfo=UTC)
