@@ -22,8 +22,8 @@ from marblemaker.generator import generate
 from marblemaker.session_parameters import read_session
 from marblemaker.settings import load_settings
 from marblemaker.versions import versions
-from streams.clock import SIGNAL
 from streams.events import Quote
+from streams.pump import SIGNAL
 from streams.recording import Recording
 
 __all__ = ["bench"]

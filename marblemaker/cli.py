@@ -26,13 +26,15 @@ from marblemaker.settings import (
 from streams.events import OutOfOrderError
 from streams.instant import iso
 from streams.instrument import Instrument
-from streams.recording import RecordingError, read_manifest
+from streams.recording import SIGNALS, RecordingError, read_manifest
 
 __all__ = ["main", "parser"]
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 BUNDLED = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
+
+_QUOTED = (*SIGNALS, "target")
 
 _SECRETS = (
     "DATABENTO_API_KEY",
@@ -105,7 +107,13 @@ def parser() -> argparse.ArgumentParser:
     _settings_options(demo)
 
     replay = _command(commands, "replay", _replay, "run a recording through the graph")
-    replay.add_argument("recording", type=Path, metavar="RECORDING")
+    replay.add_argument(
+        "recording",
+        type=Path,
+        nargs="+",
+        metavar="RECORDING",
+        help="several run as one session that shares an account, each with its own graph",
+    )
     _settings_options(replay)
     replay.add_argument(
         "--engine",
@@ -118,12 +126,26 @@ def parser() -> argparse.ArgumentParser:
         choices=("recorded", "simulated"),
         help="whose answers orders get (default: recorded if the recording has any)",
     )
+    replay.add_argument(
+        "--fills",
+        choices=("bounds",),
+        help="bounds: tell what the same orders would have filled under every fill model",
+    )
     replay.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/NAME)")
     replay.add_argument(
         "--overwrite", action="store_true", help="replace an earlier replay that is there"
     )
 
     _import_commands(commands)
+
+    kill = _command(commands, "kill", _kill, "take all quotes away until --release")
+    kill.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE",
+        help="the kill file (default: risk.kill_file of the settings)",
+    )  # fmt: skip
+    kill.add_argument("--reason", default="operator", help="told with every withdrawal")
+    kill.add_argument("--release", action="store_true", help="remove the file: quote again")
+    _settings_options(kill)
 
     bench = _command(commands, "bench", _bench, "measure replay speed on a generated session")
     bench.add_argument("--quotes", type=int, default=2_000_000, help="quotes in the session")
@@ -156,18 +178,17 @@ def _import_commands(commands: Any) -> None:
     dbn = _command(kinds, "databento", _import_databento, "a DBN file, one feed")
     dbn.add_argument("file", type=Path, metavar="FILE")
     dbn.add_argument("--symbol", required=True, help="which instrument of the file, e.g. NVDA")
-    dbn.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
-
+    dbn.add_argument("--as", dest="role", choices=_QUOTED, required=True)
     dbn.add_argument("--schema", help="which schema of a live file that holds several, e.g. mbp-1")
     dbn.add_argument(
         "--price-decimals", type=int, help="refuse prices with more decimals (default: 9)"
     )
 
     csv = _command(
-        kinds, "lighter-csv", _import_lighter_csv, "a capture of Lighter's BBO, one feed"
+        kinds, "lighter-csv", _import_lighter_csv, "a capture of Lighter's BBO, or of its trades"
     )
     csv.add_argument("file", type=Path, metavar="FILE")
-    csv.add_argument("--as", dest="role", choices=("signal", "target"), required=True)
+    csv.add_argument("--as", dest="role", choices=(*_QUOTED, "trades"), required=True)
     csv.add_argument("--symbol", required=True, help="the market, e.g. ETH")
     csv.add_argument("--price-decimals", type=int, required=True)
     csv.add_argument("--size-decimals", type=int, required=True)
@@ -180,9 +201,11 @@ def _import_commands(commands: Any) -> None:
         "naive stamps are taken as UTC",
     )
 
-    frames = _command(kinds, "frames", _import_frames, "Parquet files of quotes, both feeds")
+    frames = _command(kinds, "frames", _import_frames, "Parquet files, both feeds")
     frames.add_argument("--signal", type=Path, required=True, metavar="FILE")
     frames.add_argument("--target", type=Path, required=True, metavar="FILE")
+    frames.add_argument("--trades", type=Path, metavar="FILE", help="public trades of the target")
+    frames.add_argument("--status", type=Path, metavar="FILE", help="states of the feeds")
     _settings_options(frames)
 
     for parser in (dbn, csv, frames):
@@ -204,35 +227,81 @@ def _settings(arguments: argparse.Namespace, recording: Path | None) -> Settings
 
 
 def _replay(arguments: argparse.Namespace, console: Console) -> int:
-    from marblemaker.replay import ReplayError, replay
+    from marblemaker.replay import ReplayError, replay, replay_together
 
     if arguments.engine == "compiled":
         raise SettingsError("--engine compiled is not part of this version; use --engine rx")
-    settings = _settings(arguments, arguments.recording)
-    name = arguments.recording.resolve().name
+    sources = _parts(arguments.recording)
+    settings = [_settings(arguments, source) for source in sources]
+    name = arguments.recording[0].resolve().name
     out: Path = arguments.out if arguments.out is not None else Path("runs") / name
+    together = len(sources) > 1 or sources != arguments.recording
+    options: dict[str, Any] = {
+        "venue": arguments.venue,
+        "bounds": arguments.fills == "bounds",
+        "overwrite": arguments.overwrite or arguments.out is None,
+    }
     try:
         with console.progress(f"replay {name}") as progress:
-            summary = replay(
-                arguments.recording,
-                settings,
-                out,
-                venue=arguments.venue,
-                overwrite=arguments.overwrite or arguments.out is None,
-                progress=progress,
-            )
+            if together:
+                summary = replay_together(sources, settings, out, progress=progress, **options)
+            else:
+                summary = replay(sources[0], settings[0], out, progress=progress, **options)
     except ReplayError as error:
         raise _Failure(str(error)) from error
     summary["run"] = str(out)
-    console.result(summary, summary_lines(summary, settings))
+    if together:
+        lines = []
+        for one, part in zip(settings, summary["markets"].values(), strict=True):
+            lines += [*summary_lines(part | {"run": out / part["target"]}, one), ""]
+        lines += [
+            f"TOGETHER  {len(sources)} markets, P&L {summary['pnl']}",
+            f"  digest     {summary['digest']}",
+            f"  run        {out}",
+        ]
+    else:
+        lines = summary_lines(summary, settings[0])
+    console.result(summary, lines)
+    return DONE
+
+
+def _parts(folders: list[Path]) -> list[Path]:
+    """The recordings meant: those given, or the markets of a run of several."""
+    parts: list[Path] = []
+    for folder in folders:
+        markets = read_manifest(folder).markets
+        parts += [folder / market for market in markets] if markets else [folder]
+    return parts
+
+
+def _kill(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.kill import kill, release
+
+    file: Path | None = arguments.file
+    if file is None:
+        named = _settings(arguments, None).risk.kill_file
+        if named is None:
+            raise SettingsError(
+                "which kill file? Give it as FILE, or name it in the settings (risk.kill_file); "
+                "a run watches the file of its settings"
+            )
+        file = Path(named)
+    if arguments.release:
+        was_there = release(file)
+        told = f"released: {file} is gone" if was_there else f"nothing to release: no {file}"
+    else:
+        kill(file, arguments.reason)
+        told = f"killed: {file} says {arguments.reason!r}; release it with --release"
+    console.result({"file": str(file), "killed": not arguments.release}, [told])
     return DONE
 
 
 def _demo(arguments: argparse.Namespace, console: Console) -> int:
-    arguments.recording = (
+    arguments.recording = [
         Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
-    )
+    ]
     arguments.engine, arguments.venue, arguments.overwrite = "rx", None, True
+    arguments.fills = None
     return _replay(arguments, console)
 
 
@@ -295,6 +364,8 @@ def _import_frames(arguments: argparse.Namespace, console: Console) -> int:
             arguments.target,
             instruments_of(settings),
             arguments.out,
+            trades=arguments.trades,
+            status=arguments.status,
             settings=with_overrides(document, arguments.set),
             replace=arguments.replace,
             progress=progress,
@@ -305,8 +376,10 @@ def _import_frames(arguments: argparse.Namespace, console: Console) -> int:
 def _report_import(console: Console, result: Any) -> int:
     import msgspec
 
+    from marblemaker.importing import rows_noun
+
     document = msgspec.to_builtins(result, enc_hook=str)
-    feeds = ", ".join(f"{rows:,} {role} quotes" for role, rows in result.feeds.items())
+    feeds = ", ".join(f"{rows:,} {rows_noun(role)}" for role, rows in result.feeds.items())
     lines = [
         f"{result.path}: {feeds}, {iso(result.first_ts)} to {iso(result.last_ts)}",
         f"  {result.rows_in:,} records in = {result.rows_out:,} out "

@@ -93,6 +93,46 @@ class Console:
             yield update
 
 
+def _quoting(settings: Settings) -> str:
+    s, size = settings.strategy, format_units(settings.trade_size)
+    if s.preset == "ladder":
+        tick = format_units(settings.ladder_tick)
+        return f"{s.num_levels} levels of {size} a side, {s.base_spread_ticks} ticks of {tick} wide"
+    return f"{size} a side, ±{s.half_spread_bps:g} bps"
+
+
+def _bounds_lines(bounds: dict[str, Any]) -> list[str]:
+    lines = ["  the same orders under each fill model"]
+    lines.append(f"    {'':14}{'fills':>8}{'bought':>12}{'sold':>12}{'position':>12}{'P&L':>16}")
+    for name, one in bounds.items():
+        lines.append(
+            f"    {name:14}{one['fills']:>8,}{one['bought']:>12}{one['sold']:>12}"
+            f"{one['position']:>12}{one['pnl']:>16}"
+        )
+    return lines
+
+
+def _budget_lines(budget: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if budget["per_minute"] is not None:
+        lines.append(
+            f"  requests   {budget['transactions']:,} sent, at most {budget['busiest_minute']:,} "
+            f"in a minute of {budget['per_minute']:,} allowed"
+        )
+    if budget["volume_quota"] is not None:
+        if budget["quota_exhausted_at"] is not None:
+            told = f"EXHAUSTED at {budget['quota_exhausted_at']}"
+        else:
+            told = f"never exhausted (lowest {budget['quota_lowest']:,})"
+        gone = budget["quota_gone_at_present_rate"]
+        rate = f"at the last rate gone at {gone}" if gone else "at the last rate it lasts"
+        lines.append(
+            f"  quota      {budget['volume_quota']:,} at first, {budget['quota_spent']:,} spent, "
+            f"{budget['quota_earned']:,} earned, {budget['quota_left']:,} left: {told}; {rate}"
+        )
+    return lines
+
+
 def summary_lines(summary: dict[str, Any], settings: Settings) -> list[str]:
     """Tell a trader what a run did."""
     inputs, orders, fills = summary["inputs"], summary["orders"], summary["fills"]
@@ -109,8 +149,7 @@ def summary_lines(summary: dict[str, Any], settings: Settings) -> list[str]:
         f"  session    {iso(first)} to {iso(last)}",
         f"  inputs     {inputs['signal']:,} signal and {inputs['target']:,} target quotes, "
         f"{inputs['account']:,} answers of the venue; {summary['ties']:,} ties between feeds",
-        f"  quoting    {format_units(settings.trade_size)} a side, "
-        f"±{settings.strategy.half_spread_bps:g} bps, at most {settings.strategy.max_position}",
+        f"  quoting    {_quoting(settings)}, at most {format_units(settings.max_position)}",
         f"  decisions  {decisions}",
         f"  orders     {orders['total']:,}: {statuses}" if orders["total"] else "  orders     none",
         f"  fills      {fills['total']:,}: {makers}" if fills["total"] else "  fills      none",
@@ -128,6 +167,10 @@ def summary_lines(summary: dict[str, Any], settings: Settings) -> list[str]:
         )
         lines.append(f"  markouts   {after} (positive is good for us)")
     lines.append("             fills and P&L are of the fill model, not a promise")
+    if summary["bounds"]:
+        lines += _bounds_lines(summary["bounds"])
+    if summary["budget"]:
+        lines += _budget_lines(summary["budget"])
     withdrawn = summary["reasons"]
     if withdrawn:
         lines.append("  not quoted because")

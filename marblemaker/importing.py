@@ -18,31 +18,47 @@ import polars as pl
 from msgspec import Struct, field
 
 from marblemaker.versions import versions
-from streams.events import Feed
 from streams.instrument import UNIT_DECIMALS, Instrument
-from streams.lighter import MAX_BACK_NS, CsvQuotes
+from streams.lighter import MAX_BACK_NS, CsvQuotes, CsvTrades
 from streams.recording import (
+    FILES,
     MANIFEST,
-    QUOTE_SCHEMA,
+    SIGNALS,
     FileEntry,
     FrameWriter,
     Manifest,
     QuoteChecker,
     Recording,
     RecordingError,
-    checked_quotes,
+    TradeChecker,
+    checked_rows,
+    did_you_mean,
     read_manifest,
     scan_frames,
+    schema_of,
     sha256_of,
     write_manifest,
 )
 
-__all__ = ["Imported", "Progress", "import_databento", "import_frames", "import_lighter_csv"]
+__all__ = [
+    "CAPTURED",
+    "QUOTED",
+    "Imported",
+    "Progress",
+    "import_databento",
+    "import_frames",
+    "import_lighter_csv",
+    "rows_noun",
+]
+
+QUOTED: Final = (*SIGNALS, "target")
+"""Roles of a feed of quotes in a recording."""
+CAPTURED: Final = (*QUOTED, "trades")
+"""Roles of a capture of Lighter."""
 
 Progress: TypeAlias = Callable[[int], object]
 """Called with the number of rows written so far, now and then."""
 
-_ROLES: Final[tuple[Feed, ...]] = ("signal", "target")
 _BATCH_ROWS: Final = 65_536
 _LIGHTER_VENUE: Final = "LIGHTER"
 
@@ -59,7 +75,7 @@ class Imported(Struct, kw_only=True):
     refused: dict[str, int] = field(default_factory=dict)
     """Records left out, by reason."""
     noted: dict[str, int] = field(default_factory=dict)
-    """Rows kept that one may want to know of: clear rows, bad clocks, repeats."""
+    """Rows kept that one may want to know of: clear rows, bad clocks, repeated quotes."""
     first_ts: int
     last_ts: int
     ties: int | None = None
@@ -67,10 +83,19 @@ class Imported(Struct, kw_only=True):
     when only one feed was imported."""
 
 
+def rows_noun(role: str) -> str:
+    """What the rows of a file are called.
+
+    >>> rows_noun("signal_2"), rows_noun("trades"), rows_noun("status")
+    ('signal_2 quotes', 'trades', 'status rows')
+    """
+    return {"trades": "trades", "status": "status rows"}.get(role, f"{role} quotes")
+
+
 def import_databento(
     file: Path,
     symbol: str,
-    role: Feed,
+    role: str,
     out: Path,
     *,
     price_decimals: int | None = None,
@@ -78,14 +103,16 @@ def import_databento(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
-    """Add one symbol of a DBN file to a recording as its signal or target.
+    """Add one symbol of a DBN file to a recording as one of its signals or its target.
+
+    ``role`` is one of ``QUOTED``.
 
     Errors: RecordingError, as of ``streams.databento.DbnQuotes``; if no row is left; if ``out``
         has the feed already and ``replace`` is not set; if ``out`` cannot be written.
     """
     from streams.databento import DbnQuotes
 
-    _require_role(role)
+    _require_role(role, QUOTED)
     _require_free(out, [role], replace=replace, numbered=False)
     quotes = DbnQuotes(file, symbol, schema)
     instrument = _instrument(
@@ -98,7 +125,7 @@ def import_databento(
             role,
             file,
             quotes.batches(),
-            instrument,
+            QuoteChecker(file, instrument),
             progress,
             why_none=lambda: _why_none(quotes.counts.records_in, quotes.counts.refused),
         )
@@ -126,7 +153,7 @@ def import_databento(
 
 def import_lighter_csv(
     file: Path,
-    role: Feed,
+    role: str,
     symbol: str,
     price_decimals: int,
     size_decimals: int,
@@ -136,15 +163,18 @@ def import_lighter_csv(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
-    """Add a Lighter BBO capture to a recording as its signal or target.
+    """Add a Lighter capture of best bid and offer, or of trades, to a recording.
 
+    ``role`` is one of ``CAPTURED``; ``trades`` are the target's, and the file is one of trades.
     Naive timestamps of the capture are taken as UTC. Its clock may step back by ``max_back_ns``;
-    such rows take the time of the row before and are counted.
+    such rows take the time of the row before and are counted. A repeated quote is kept and counted,
+    a repeated trade is left out and counted.
 
-    Errors: RecordingError, as of ``streams.lighter.CsvQuotes``; if there is no row; if ``out`` has
-        the feed already and ``replace`` is not set; if ``out`` cannot be written.
+    Errors: RecordingError, as of ``streams.lighter.CsvQuotes`` and ``CsvTrades``; if there is no
+        row; if ``out`` has the feed already and ``replace`` is not set, or its trades and its
+        target are of two instruments; if ``out`` cannot be written.
     """
-    _require_role(role)
+    _require_role(role, CAPTURED)
     if max_back_ns < 0:
         raise RecordingError(f"max_back_ns must be 0 or a positive number of ns, was {max_back_ns}")
     _require_free(out, [role], replace=replace, numbered=False)
@@ -154,26 +184,30 @@ def import_lighter_csv(
         price_decimals=price_decimals,
         size_decimals=size_decimals,
     )
-    quotes = CsvQuotes(file, instrument, max_back_ns)
+    trades = role == "trades"
+    capture = (CsvTrades if trades else CsvQuotes)(file, instrument, max_back_ns)
+    checker = (TradeChecker if trades else QuoteChecker)(file, instrument)
     with _importing(out, replace=replace) as staged:
-        entry = staged.write(role, file, quotes.batches(), instrument, progress)
-        noted = {"repeat": quotes.repeats, "clamped ts": quotes.clamped}
-        noted = {what: count for what, count in noted.items() if count}
+        entry = staged.write(role, file, capture.batches(), checker, progress)
+        noted = {} if trades else {"repeat": capture.repeats}
+        noted = _counted({**noted, "clamped ts": capture.clamped})
+        refused = _counted({"repeated trade_id": capture.repeats}) if trades else {}
         staged.describe(
             role,
             instrument,
             _source(
                 "lighter-csv",
                 file,
-                records_in=quotes.rows,
+                records_in=capture.rows,
                 rows_out=entry.rows,
-                refused={},
+                refused=refused,
                 noted=noted,
                 symbol=instrument.symbol,
                 clock="naive timestamps taken as UTC",
             ),
         )
-        return staged.commit(quotes.rows, {}, noted)
+        assert capture.rows == entry.rows + sum(refused.values())
+        return staged.commit(capture.rows, refused, noted)
 
 
 def import_frames(
@@ -182,36 +216,40 @@ def import_frames(
     instruments: Mapping[str, Instrument],
     out: Path,
     *,
+    trades: Path | None = None,
+    status: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
-    """Make a recording of two Parquet files of quotes, one a feed.
+    """Make a recording of two Parquet files of quotes, one a feed, and of what else there is.
 
-    ``instruments`` has a ``signal`` and a ``target``; ``settings`` are kept in the manifest, where
-    a replay finds what its own leave out. When the files have ``seq``, both must, and
-    it is their order; else they are ordered by ``ts``, and ties are counted.
+    ``instruments`` has a ``signal`` and a ``target``, whose are the ``trades``; ``settings`` are
+    kept in the manifest, where a replay finds what its own leave out. When the files have ``seq``,
+    all must, and it is their order; else they are ordered by ``ts``, and ties are counted.
 
-    Errors: RecordingError naming file, row and rule for anything that is not a sound feed; if only
-        one file has ``seq``, or both use one number; if ``out`` has a feed already and ``replace``
-        is not set; if ``out`` cannot be written.
+    Errors: RecordingError naming file, row and rule for anything that is not a sound feed; if some
+        files have ``seq`` and others not, or two use one number; if ``out`` has a feed already and
+        ``replace`` is not set; if ``out`` cannot be written.
     """
-    files: dict[Feed, Path] = {"signal": signal, "target": target}
-    for role in _ROLES:
+    given = {"signal": signal, "target": target, "trades": trades, "status": status}
+    files = {role: file for role, file in given.items() if file is not None}
+    for role in ("signal", "target"):
         if role not in instruments:
             raise RecordingError(
                 f"the settings name no {role} instrument; frames do not say what they quote, "
                 f"so set [{role}] instrument"
             )
-    numbered = _both_numbered(files)
-    _require_free(out, _ROLES, replace=replace, numbered=numbered)
+    numbered = _all_numbered(files)
+    _require_free(out, files, replace=replace, numbered=numbered)
     with _importing(out, replace=replace) as staged:
         for role, file in files.items():
-            batches = _readable(file, checked_quotes(file, instruments[role]))
+            instrument = instruments.get("target" if role == "trades" else role)
+            batches = _readable(file, checked_rows(role, file, instrument))
             entry = staged.write(role, file, batches, None, progress)
             staged.describe(
                 role,
-                instruments[role],
+                instrument,
                 _source("frames", file, records_in=entry.rows, rows_out=entry.rows, refused={}),
             )
         staged.keep_settings(settings or {})
@@ -238,40 +276,45 @@ class _Staged:
 
     def write(
         self,
-        role: Feed,
+        role: str,
         file: Path,
         batches: Iterator[pl.DataFrame],
-        instrument: Instrument | None,
+        checker: QuoteChecker | TradeChecker | None,
         progress: Progress | None,
         why_none: Callable[[], str] = str,
     ) -> FileEntry:
-        """Write a feed; with an instrument its rows are checked here, else they were before."""
-        checker = None if instrument is None else QuoteChecker(file, instrument)
+        """Write a file; without a checker its rows were checked before."""
         writer: FrameWriter | None = None
         for batch in _gathered(batches):
             if writer is None:
-                schema = pl.Schema({k: v for k, v in QUOTE_SCHEMA.items() if k in batch.columns})
+                columns = schema_of(role).items()
+                schema = pl.Schema({k: v for k, v in columns if k in batch.columns})
                 writer = FrameWriter(self.folder, role, schema)
             writer.append(batch if checker is None else checker.check(batch))
             if progress is not None:
                 progress(writer.rows)
         if writer is None:
             raise RecordingError(
-                f"{file} gives no {role} quotes{why_none()}; a feed needs at least one. "
-                f"Choose another file or symbol"
+                f"{file} gives no {rows_noun(role)}{why_none()}; a file needs at least one row. "
+                f"Choose another file or symbol, or leave it out"
             )
         entry = writer.close()
         self._entries[role] = entry
         self.rows[role] = entry.rows
         return entry
 
-    def describe(self, role: Feed, instrument: Instrument, source: dict[str, Any]) -> None:
-        """Say what a feed is and where it came from."""
-        self._instruments[role] = instrument
+    def describe(self, role: str, instrument: Instrument | None, source: dict[str, Any]) -> None:
+        """Say what a file is of and where it came from."""
+        if role in QUOTED:
+            assert instrument is not None
+            self._instruments[role] = instrument
+        elif instrument is not None:
+            # Trades have no instrument of their own; this one must be the target's.
+            source = {**source, "instrument": instrument.id}
         self._sources[role] = source
 
     def merged_ties(self, target: Instrument) -> int:
-        """Read both feeds as a replay will; return how often their order was a choice."""
+        """Read all as a replay will; return how often the order was a choice."""
         write_manifest(self.folder, self._manifest(None))
         recording = Recording.open(self.folder)
         try:
@@ -299,7 +342,9 @@ class _Staged:
         )
         # Asked again: another import may have finished since.
         old = _require_free(self._out, self.rows, replace=self._replace, numbered=numbered)
-        write_manifest(self.folder, self._manifest(old))
+        manifest = self._manifest(old)
+        _require_target_of_trades(self._out, manifest)
+        write_manifest(self.folder, manifest)
         if old is None:
             os.replace(self.folder, self._out)
         else:
@@ -399,9 +444,22 @@ def _gathered(batches: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 # ---------------------------------------------------------------- checks
 
 
-def _require_role(role: str) -> None:
-    if role not in _ROLES:
-        raise RecordingError(f"the role of a feed must be signal or target, was {role!r}")
+def _require_role(role: str, roles: Collection[str]) -> None:
+    if role not in roles:
+        raise RecordingError(
+            f"the role of a feed must be one of {', '.join(roles)}, was {role!r}"
+            f"{did_you_mean(str(role), roles)}"
+        )
+
+
+def _require_target_of_trades(out: Path, manifest: Manifest) -> None:
+    target = manifest.instruments.get("target")
+    traded = manifest.sources.get("trades", {}).get("instrument")
+    if target is not None and traded is not None and target.id != traded:
+        raise RecordingError(
+            f"{out}: the trades are of {traded}, the target is {target.id}; a recording's trades "
+            f"are the target's. Import into another folder, or with the same --symbol"
+        )
 
 
 def _instrument(**values: Any) -> Instrument:
@@ -438,8 +496,9 @@ def _require_free(
         )
     for role in roles:
         if role in manifest.files and not replace:
+            rows = manifest.files[role].rows
             raise RecordingError(
-                f"{out} already has {role} quotes ({manifest.files[role].rows} rows); an import "
+                f"{out} already has {rows_noun(role)} ({rows} rows); an import "
                 f"does not overwrite them. Choose another folder, or ask for it with --replace"
             )
     _require_same_numbering(out, manifest, roles, numbered=numbered)
@@ -449,25 +508,31 @@ def _require_free(
 def _require_same_numbering(
     out: Path, manifest: Manifest, roles: Collection[str], *, numbered: bool
 ) -> None:
-    for other in _ROLES:
+    for other in FILES:
         if other in roles or other not in manifest.files:
             continue
         if ("seq" in scan_frames(out / f"{other}.parquet").collect_schema()) != numbered:
+            there, here = ("has no", "has") if numbered else ("has", "has no")
             raise RecordingError(
-                f"{out} has {other} quotes numbered by seq, this import has no seq; either every "
+                f"{out / f'{other}.parquet'} {there} column seq, this import {here}; either every "
                 f"feed is numbered or none is. Import into another folder"
             )
 
 
-def _both_numbered(files: Mapping[Feed, Path]) -> bool:
+def _all_numbered(files: Mapping[str, Path]) -> bool:
     numbered = {role: "seq" in scan_frames(file).collect_schema() for role, file in files.items()}
     if any(numbered.values()) and not all(numbered.values()):
-        lacking, having = sorted(files, key=lambda role: numbered[role])
+        lacking, *_, having = sorted(files, key=lambda role: numbered[role])
         raise RecordingError(
-            f"{files[lacking]} has no column seq, {files[having]} has; either both feeds are "
-            f"numbered or neither is. Add the column or drop it"
+            f"{files[lacking]} has no column seq, {files[having]} has; either all files are "
+            f"numbered or none is. Add the column or drop it"
         )
     return all(numbered.values())
+
+
+def _counted(counts: Mapping[str, int]) -> dict[str, int]:
+    """Leave out what did not happen."""
+    return {what: count for what, count in counts.items() if count}
 
 
 def _why_none(records_in: int, refused: Mapping[str, int]) -> str:

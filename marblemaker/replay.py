@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,38 +18,48 @@ from typing import Any, Literal, Protocol, cast
 import msgspec
 import polars as pl
 from reactivex import Observer
+from reactivex.abc import DisposableBase
 
-from marblemaker.calendar import opens_ns
+from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.settings import Settings, instruments_of
 from marblemaker.versions import versions
-from operators.quoting import Parameters, quoting
-from operators.residual import (
-    Baseline,
-    ewma_baseline,
-    first_baseline,
-    session_baseline,
-    set_baseline,
+from marblemaker.wiring import (
+    budget_of,
+    latency_of,
+    parameters_of,
+    replace_policy_of,
+    venue_account_of,
 )
-from sinks.journal import Journal
+from operators.budget import Budget, Forecast, forecast
+from operators.quoting import quoting
+from sinks.fills import FillModel
+from sinks.journal import Journal, Ledger
+from sinks.limits import VenueAccount
 from sinks.order_sink import OrderSink
+from sinks.quote_view import QuoteView, quote_view
 from sinks.simulated import SilentVenue, SimulatedVenue
-from streams.clock import SIGNAL, TARGET, Clock, Pump, no_thread_timers
-from streams.events import AccountEvent
+from streams.clock import Clock, no_thread_timers
+from streams.events import AccountEvent, Status
+from streams.instant import iso
 from streams.instrument import UNIT, format_units
+from streams.pump import PAIR, STATUS, Inputs, Market, Pump
 from streams.recording import (
     BATCH_ROWS,
-    QUOTE_SCHEMA,
+    FILES,
     FileEntry,
     FrameWriter,
     Manifest,
     Recording,
     RecordingError,
+    merged_inputs,
     read_manifest,
+    rows_of,
+    schema_of,
     write_manifest,
 )
 
-__all__ = ["Progress", "ReplayError", "new_folder", "parameters_of", "replay"]
+__all__ = ["Progress", "ReplayError", "new_folder", "replay", "replay_together"]
 
 
 class ReplayError(RuntimeError):
@@ -60,37 +71,6 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int, ts: int) -> None:
         """``done`` of ``total`` inputs; ``ts`` is the graph's present, ns."""
-
-
-def parameters_of(settings: Settings, baseline: Baseline) -> Parameters:
-    """Turn settings into what the graph is built from."""
-    s = settings.strategy
-    return Parameters(
-        instrument=settings.target_instrument,
-        preset=s.preset,
-        trade_size=settings.trade_size,
-        max_position=settings.max_position,
-        half_spread_bps=s.half_spread_bps,
-        inventory_skew_factor=s.inventory_skew_factor,
-        signal_skew_factor=s.signal_skew_factor,
-        requote_threshold_bps=s.requote_threshold_bps,
-        baseline=baseline,
-        min_interval_ns=round(s.min_interval_ms * 10**6),
-        on_cancel_resubmit=s.on_cancel_resubmit,
-    )
-
-
-def _baseline(settings: Settings, manifest: Manifest) -> Baseline:
-    kind = settings.strategy.signal_baseline
-    if not isinstance(kind, str):
-        return set_baseline(kind)
-    if kind == "ewma":
-        return ewma_baseline(round(settings.strategy.baseline_half_life_secs * 10**9))
-    if kind == "session":
-        assert manifest.first_ts is not None
-        assert manifest.last_ts is not None
-        return session_baseline(opens_ns(manifest.first_ts, manifest.last_ts))
-    return first_baseline()
 
 
 @contextmanager
@@ -146,6 +126,7 @@ def replay(
     out: Path,
     *,
     venue: Literal["recorded", "simulated"] | None = None,
+    bounds: bool = False,
     overwrite: bool = False,
     batch_rows: int = BATCH_ROWS,
     progress: Progress | None = None,
@@ -153,52 +134,101 @@ def replay(
     """Run a recording through the graph and write a run folder; return its summary.
 
     ``venue``: ``recorded`` takes the answers in the recording as inputs, ``simulated`` asks the
-    simulated venue; by default recorded if there are answers. ``overwrite`` replaces an earlier
-    replay at ``out``, and nothing else.
+    simulated venue; by default recorded if there are answers. ``bounds``: tell also what the very
+    same orders would have filled under each fill model. ``overwrite`` replaces an earlier replay at
+    ``out``, and nothing else.
 
     Errors: RecordingError for an unsound recording or an output that cannot be written;
         ReplayError if the graph failed. Nothing half-written is left behind.
     """
     recording = Recording.open(source)
-    recorded = recording.has_answers if venue is None else venue == "recorded"
-    if recorded and not recording.has_answers:
+    shared = recording.manifest.sources.get("account", {}).get("shared_with")
+    recorded = _recorded([recording], venue)
+    if recorded and shared and budget_of(settings) is not None:
         raise RecordingError(
-            f"{source} holds no answers of a venue (account.parquet), so there is nothing to take "
-            f"as recorded; replay it with --venue simulated"
+            f"{source} shared its account's budget with {', '.join(shared)}: its decisions depend "
+            f"on theirs. Replay the folder that holds them all, or use --venue simulated"
         )
-    if out.exists() and out.resolve() == source.resolve():
-        raise RecordingError(f"{out} is the recording itself; give the run a folder of its own")
+    with _new_run(out, [source], overwrite=overwrite) as folder:
+        run = _Run([recording], [settings], [folder], recorded=recorded, bounds=bounds)
+        (summary,) = run.complete(batch_rows, progress)
+    return summary
+
+
+def replay_together(
+    sources: Sequence[Path],
+    settings: Sequence[Settings],
+    out: Path,
+    *,
+    venue: Literal["recorded", "simulated"] | None = None,
+    bounds: bool = False,
+    overwrite: bool = False,
+    batch_rows: int = BATCH_ROWS,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run several recordings as one session: a graph and limits each, one account for all.
+
+    Inputs are merged by ``ts`` (ties in the order given), or by ``seq`` where the recordings are
+    the parts of one run. Each market gets a run folder of its own inside ``out``, named by its
+    target. The account (transactions a minute, volume quota, live orders) is that of the first
+    settings.
+
+    Errors: as of ``replay``; RecordingError if two recordings have the same target.
+    """
+    recordings = [Recording.open(source) for source in sources]
+    names = [one.target_instrument.id for one in settings]
+    if len(set(names)) < len(names):
+        raise RecordingError(
+            f"the recordings quote {', '.join(names)}: each market may occur once; leave one out"
+        )
+    recorded = _recorded(recordings, venue)
+    with _new_run(out, sources, overwrite=overwrite) as folder:
+        folders = [folder / name for name in names]
+        for one in folders:
+            one.mkdir()
+        run = _Run(recordings, settings, folders, recorded=recorded, bounds=bounds)
+        parts = run.complete(batch_rows, progress)
+        whole = {
+            "mode": "replay",
+            "markets": dict(zip(names, parts, strict=True)),
+            "pnl": format_units(sum(m.journal.ledger.pnl(m.mark) for m in run.markets)),
+            "budget": parts[0]["budget"],
+            "seconds": parts[0]["seconds"],
+            "events_per_second": parts[0]["events_per_second"],
+            "ended": "complete",
+            "digest": _digest_of([part["digest"] for part in parts]),
+        }
+        write_manifest(folder, Manifest(mode="replay", markets=names, versions=versions()))
+        (folder / "summary.json").write_text(json.dumps(whole, indent=2) + "\n")
+    return whole
+
+
+def _digest_of(digests: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _recorded(recordings: Sequence[Recording], venue: str | None) -> bool:
+    recorded = all(r.has_answers for r in recordings) if venue is None else venue == "recorded"
+    for recording in recordings:
+        if recorded and not recording.has_answers:
+            raise RecordingError(
+                f"{recording.folder} holds no answers of a venue (account.parquet), so there is "
+                f"nothing to take as recorded; replay it with --venue simulated"
+            )
+    return recorded
+
+
+@contextmanager
+def _new_run(out: Path, sources: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+    for source in sources:
+        if out.exists() and out.resolve() == source.resolve():
+            raise RecordingError(f"{out} is the recording itself; give the run a folder of its own")
 
     def may_go(folder: Path) -> bool:
         return overwrite and _is_replay(folder)
 
     with new_folder(out, overwrite=may_go) as folder, no_thread_timers():
-        started = time.perf_counter()
-        run = _Run(recording, settings, folder, recorded=recorded)
-        try:
-            with _quiet_collector():
-                run.feed(batch_rows, progress)
-            loop_seconds = time.perf_counter() - started
-            files = run.close()
-        finally:
-            run.abandon()
-        manifest = Manifest(
-            mode="replay",
-            instruments=instruments_of(settings),
-            settings=msgspec.to_builtins(settings),
-            sources={"recording": {"name": source.resolve().name, "mode": recording.manifest.mode}},
-            versions=versions(),
-            files=files,
-        )
-        summary = run.summary(manifest)
-        summary["markouts"] = markouts(folder)
-        seconds = time.perf_counter() - started
-        summary["seconds"] = round(seconds, 3)
-        summary["seconds_in_graph"] = round(loop_seconds, 3)
-        summary["events_per_second"] = round(run.inputs / seconds) if seconds else 0
-        write_manifest(folder, manifest)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
+        yield folder
 
 
 @contextmanager
@@ -214,114 +244,271 @@ def _quiet_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-class _Run:
-    """One run: the parts, wired."""
+class _MarketRun:
+    """What one market of a run has of its own."""
 
-    def __init__(
-        self, recording: Recording, settings: Settings, folder: Path, *, recorded: bool
-    ) -> None:
+    def __init__(self, recording: Recording, settings: Settings, folder: Path) -> None:
         self.recording = recording
         self.settings = settings
-        self.recorded = recorded
-        self.inputs = 0
+        self.folder = folder
+        self.target = settings.target_instrument
         self.mark: int | None = None
         self.journal = Journal(folder)
-        self._writers = {name: FrameWriter(folder, name, QUOTE_SCHEMA) for name in _FEEDS}
-        # Only the copying of inputs to disk is off the thread of the graph, a batch at a time.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
-        self._writing: Future[None] | None = None
-        # What is scheduled on subscription counts from the first input, not from 1970.
-        clock = Clock(recording.manifest.first_ts or 0)
-        if recorded:
-            self.pump = Pump(clock)
-            self.venue: SimulatedVenue | SilentVenue = SilentVenue()
-        else:
-            self.venue = SimulatedVenue(
-                settings.target_instrument,
-                lambda event: self.pump.answer(event),
-                fill_model=settings.venue.fill_model,
-                latency_ns=settings.latency_ns,
-                tier=settings.venue.tier,
+        names = [name for name in FILES if name in recording.manifest.files and name != "account"]
+        if settings.risk.kill_file is not None and "status" not in names:
+            names.append("status")
+        self.writers = {name: FrameWriter(folder, name, schema_of(name)) for name in names}
+        if recording.signals != len(settings.signal_instruments):
+            raise RecordingError(
+                f"{recording.folder} holds {recording.signals} signals, the settings name "
+                f"{len(settings.signal_instruments)} (signal.instrument and signal.others); import "
+                f"the missing ones, or change the settings"
             )
-            self.pump = Pump(clock, self.venue)
-        expire = settings.strategy.expire_time_secs
-        self.sink = OrderSink(
-            self.venue,
-            max_position=settings.max_position,
-            expire_ns=None if expire is None else round(expire * 10**9),
-            replace="cancel_all" if settings.strategy.preset == "tutorial" else "keep",
-            flatten=settings.flatten_on_stop,
-            notify=self.pump.notify,
-            on_order=self.journal.order,
-            on_fill=self.journal.fill,
-            on_decision=self.journal.decision,
-        )
-        graph = quoting(
-            parameters_of(settings, _baseline(settings, recording.manifest)),
-            target=self.pump.target,
-            orders=self.pump.orders,
-        )
-        self.pump.account.subscribe(Observer(self._on_account))
-        self._graph = self.pump.signal.pipe(graph).subscribe(self.sink, scheduler=clock)
+        self.sink: OrderSink
+        self.venue: SimulatedVenue | SilentVenue
 
-    def _on_account(self, event: AccountEvent) -> None:
-        self.journal.account(event)
-        if event.kind == "stop":
-            self._graph.dispose()
-        self.sink.on_account(event)
-
-    def feed(self, batch_rows: int, progress: Progress | None) -> None:
-        """Deliver all inputs, then stop."""
-        target = self.settings.target_instrument
-        total = self.recording.rows
-        inputs = self.recording.inputs(target, recorded=self.recorded, batch_rows=batch_rows)
-        for batch, frame in inputs:
-            seqs = self.pump.run(batch)
-            if self.sink.error is not None:
-                raise ReplayError(f"the graph failed: {self.sink.error!r}") from self.sink.error
-            self.inputs += len(seqs)
-            if self._writing is not None:
-                self._writing.result()
-            self._writing = self._disk.submit(self._write_inputs, frame, seqs)
-            if progress is not None:
-                progress(self.inputs, total, batch.ts[-1])
-        if not self.recorded:
-            # The end of the recording is the operator's stop: an input like any other.
-            stop = AccountEvent(seq=0, ts=0, kind="stop", reason="end of the recording")
-            self.pump.answer(stop)
-            self.pump.settle()
-
-    def _write_inputs(self, frame: pl.DataFrame, seqs: list[int]) -> None:
-        numbered = frame.with_columns(pl.Series("seq", seqs, dtype=pl.UInt64))
-        for name, kind in _FEEDS.items():
-            rows = numbered.filter(pl.col("kind") == kind)
+    def write_inputs(self, frame: pl.DataFrame, seqs: pl.Series, base: int) -> None:
+        for name, writer in self.writers.items():
+            rows = rows_of(frame, name, seqs, base)
             if not rows.height:
                 continue
-            rows = rows.select(list(QUOTE_SCHEMA))
-            self._writers[name].append(rows)
-            if kind == TARGET:
+            writer.append(rows)
+            if name == "target":
                 both = rows.filter(pl.col("bid_px").is_not_null() & pl.col("ask_px").is_not_null())
                 if both.height:
                     bid, ask = both["bid_px"][-1], both["ask_px"][-1]
                     self.mark = cast(int, (bid + ask) // 2)
 
-    def close(self) -> dict[str, FileEntry]:
+    def view(self) -> QuoteView:
+        """Working quotes at this instant."""
+        return quote_view(
+            self.sink,
+            self.journal.ledger,
+            tick_size=self.settings.ladder_tick,
+            tick_value=self.settings.tick_value,
+        )
+
+
+class _Run:
+    """One run: the parts, wired."""
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        settings: Sequence[Settings],
+        folders: Sequence[Path],
+        *,
+        recorded: bool,
+        bounds: bool,
+    ) -> None:
+        self.recorded = recorded
+        self.inputs = 0
+        self.markets = [
+            _MarketRun(*parts) for parts in zip(recordings, settings, folders, strict=True)
+        ]
+        self._bounds = bounds and not recorded
+        # Only the copying of inputs to disk is off the thread of the graph, a batch at a time.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
+        self._writing: Future[None] | None = None
+        # What is scheduled on subscription counts from the first input, not from 1970.
+        first_ts = min(r.manifest.first_ts or 0 for r in recordings)
+        clock = Clock(first_ts)
+        sources = [Market(recording.signals) for recording in recordings]
+        account = venue_account_of(settings[0])
+        for i, market in enumerate(self.markets):
+            market.venue = SilentVenue() if recorded else self._venue(market, i, account)
+        venues = [m.venue for m in self.markets if isinstance(m.venue, SimulatedVenue)]
+        self.pump = Pump(clock, *venues, markets=sources)
+        self._graphs = [self._graph(i, clock) for i in range(len(self.markets))]
+        limits = budget_of(settings[0])
+        self.budget = None if limits is None else Budget(limits, first_ts)
+        self.forecast: Forecast | None = None
+        if self.budget is not None and limits is not None:
+            for source in sources:
+                source.orders.subscribe(Observer(self.budget.listener()))
+            forecast(limits, [source.orders for source in sources]).subscribe(
+                Observer(self._on_forecast), scheduler=clock
+            )
+        kill_file = settings[0].risk.kill_file
+        self._kill = KillFile(Path(kill_file)) if kill_file and not recorded else None
+
+    def _venue(self, market: _MarketRun, i: int, account: VenueAccount) -> SimulatedVenue:
+        s = market.settings
+        models: tuple[FillModel, ...] = ("cross", "queue", "touch")
+        others = [model for model in models if model != s.venue.fill_model]
+        return SimulatedVenue(
+            market.target,
+            lambda event: self.pump.answer(event, i),
+            fill_model=s.venue.fill_model,
+            latency=latency_of(s),
+            tier=s.venue.tier,
+            account=account,
+            compare=others if self._bounds else (),
+        )
+
+    def _graph(self, i: int, clock: Clock) -> DisposableBase:
+        market, source, pump = self.markets[i], self.pump.markets[i], self.pump
+        settings, journal = market.settings, market.journal
+        expire = settings.strategy.expire_time_secs
+        market.sink = OrderSink(
+            market.venue,
+            max_position=settings.max_position,
+            expire_ns=None if expire is None else round(expire * 10**9),
+            replace=replace_policy_of(settings),
+            flatten=settings.flatten_on_stop,
+            clock=clock,
+            in_flight_ns=round(settings.orders.in_flight_timeout_secs * 10**9),
+            stop_ns=round(settings.orders.stop_timeout_secs * 10**9),
+            notify=lambda update: pump.notify(update, i),
+            on_order=journal.order,
+            on_fill=journal.fill,
+            on_decision=journal.decision,
+        )
+        graph = quoting(
+            parameters_of(settings, market.recording.manifest),
+            target=source.target,
+            orders=source.orders,
+            status=source.status,
+            trades=source.trades,
+            more_signals=source.signals[1:],
+            account_orders=[other.orders for other in pump.markets],
+        )
+
+        def on_account(event: AccountEvent) -> None:
+            journal.account(event)
+            if event.kind == "stop":
+                self._graphs[i].dispose()
+            market.sink.on_account(event)
+
+        source.account.subscribe(Observer(on_account))
+        return source.signals[0].pipe(graph).subscribe(market.sink, scheduler=clock)
+
+    def _on_forecast(self, value: Forecast) -> None:
+        self.forecast = value
+
+    def complete(self, batch_rows: int, progress: Progress | None) -> list[dict[str, Any]]:
+        """Run to the end, write every market's folder, and return their summaries."""
+        started = time.perf_counter()
+        try:
+            with _quiet_collector():
+                self._feed(batch_rows, progress)
+            loop_seconds = time.perf_counter() - started
+            entries = self._close()
+        finally:
+            self._disk.shutdown(wait=True)
+        summaries = []
+        for market, files in zip(self.markets, entries, strict=True):
+            manifest = self._manifest(market, files)
+            summary = self._summary(market, manifest)
+            summary["markouts"] = markouts(market.folder)
+            seconds = time.perf_counter() - started
+            summary["seconds"] = round(seconds, 3)
+            summary["seconds_in_graph"] = round(loop_seconds, 3)
+            summary["events_per_second"] = round(self.inputs / seconds) if seconds else 0
+            write_manifest(market.folder, manifest)
+            (market.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            summaries.append(summary)
+        return summaries
+
+    def _feed(self, batch_rows: int, progress: Progress | None) -> None:
+        """Deliver all inputs, then stop."""
+        total = sum(market.recording.rows for market in self.markets)
+        inputs = merged_inputs(
+            [market.recording for market in self.markets],
+            [market.target for market in self.markets],
+            recorded=self.recorded,
+            batch_rows=batch_rows,
+        )
+        for batch, frame in inputs:
+            self._deliver(batch, frame)
+            if progress is not None:
+                progress(self.inputs, total, batch.ts[-1])
+            if self._kill is not None:
+                self._poll_kill_file()
+        if not self.recorded:
+            # The end of the recording is the operator's stop: an input like any other.
+            for i in range(len(self.markets)):
+                stop = AccountEvent(seq=0, ts=0, kind="stop", reason="end of the recording")
+                self.pump.answer(stop, i)
+            self.pump.settle()
+        if all(market.sink.stopping for market in self.markets):
+            self.pump.finish(lambda: all(market.sink.finished for market in self.markets))
+
+    def _deliver(self, batch: Inputs, frame: pl.DataFrame) -> None:
+        seqs = self.pump.run(batch)
+        for market in self.markets:
+            error = market.sink.error
+            if error is not None:
+                raise ReplayError(f"the graph failed: {error!r}") from error
+        self.inputs += len(seqs)
+        if self._writing is not None:
+            self._writing.result()
+        self._writing = self._disk.submit(self._write_inputs, frame, seqs)
+
+    def _write_inputs(self, frame: pl.DataFrame, seqs: list[int]) -> None:
+        numbers = pl.Series("seq", seqs, dtype=pl.UInt64)
+        for i, market in enumerate(self.markets):
+            market.write_inputs(frame, numbers, i * PAIR)
+
+    def _poll_kill_file(self) -> None:
+        """Turn a change of the kill file into an input of every market."""
+        assert self._kill is not None
+        change = self._kill.changed()
+        if change is None:
+            return
+        kind, text = change
+        for i in range(len(self.markets)):
+            base, ts = i * PAIR, self.pump.clock.now_ns
+            status = Status(0, ts, "operator", kind, text)
+            frame = pl.DataFrame(
+                {
+                    "kind": [base + STATUS], "ts": [ts], "source": ["operator"],
+                    "event_kind": [kind], "text": [text],
+                }
+            )  # fmt: skip
+            empty = [None]
+            batch = Inputs(
+                [base + STATUS], [ts], empty, empty, empty, empty, empty, [0], events=[status]
+            )
+            self._deliver(batch, frame)
+
+    def _close(self) -> list[dict[str, FileEntry]]:
         """Finish all files."""
         if self._writing is not None:
             self._writing.result()
-        files = {name: writer.close() for name, writer in self._writers.items()}
-        return files | self.journal.close()
+        return [
+            {name: writer.close() for name, writer in market.writers.items()}
+            | market.journal.close()
+            for market in self.markets
+        ]
 
-    def abandon(self) -> None:
-        """Let go of what runs beside the graph."""
-        self._disk.shutdown(wait=True)
+    def _manifest(self, market: _MarketRun, files: dict[str, FileEntry]) -> Manifest:
+        of = market.recording.manifest
+        sources: dict[str, dict[str, Any]] = {
+            "recording": {"name": market.recording.folder.resolve().name, "mode": of.mode}
+        }
+        for feed, told in of.sources.items():
+            if "schema" in told:
+                sources[feed] = {"schema": told["schema"]}
+        others = [other.target.id for other in self.markets if other is not market]
+        if others:
+            sources["account"] = {"shared_with": others}
+        return Manifest(
+            mode="replay",
+            instruments=instruments_of(market.settings),
+            settings=msgspec.to_builtins(market.settings),
+            sources=sources,
+            versions=versions(),
+            files=files,
+        )
 
-    def summary(self, manifest: Manifest) -> dict[str, Any]:
-        journal, ledger, settings = self.journal, self.journal.ledger, self.settings
+    def _summary(self, market: _MarketRun, manifest: Manifest) -> dict[str, Any]:
+        journal, ledger, settings = market.journal, market.journal.ledger, market.settings
         counts = journal.counts
         orders = {
             name.removeprefix("orders "): n for name, n in sorted(counts.items()) if " " in name
         }
+        view = market.view()
         return {
             "mode": "replay",
             "venue": "recorded" if self.recorded else "simulated",
@@ -330,31 +517,70 @@ class _Run:
             "target": settings.target.instrument,
             "fill_model": None if self.recorded else settings.venue.fill_model,
             "inputs": {
-                "signal": manifest.files["signal"].rows,
-                "target": manifest.files["target"].rows,
-                "account": manifest.files["account"].rows,
+                name: manifest.files[name].rows for name in (*FILES,) if name in manifest.files
             },
             "first_ts": manifest.first_ts,
             "last_ts": manifest.last_ts,
-            "ties": self.recording.ties,
+            "ties": market.recording.ties,
             "decisions": {name: n for name, n in sorted(counts.items()) if " " not in name},
             "reasons": dict(sorted(journal.reasons.items())),
             "orders": {"total": sum(orders.values()), **orders},
             "fills": {"total": sum(ledger.fills.values()), **dict(sorted(ledger.fills.items()))},
-            "bought": format_units(ledger.bought),
-            "sold": format_units(ledger.sold),
-            "position": format_units(self.sink.orders.position),
-            "max_long": format_units(ledger.max_long),
-            "max_short": format_units(ledger.max_short),
-            "mark": None if self.mark is None else format_units(self.mark),
-            "fees": format_units(ledger.fees),
-            "realised": format_units(ledger.realised // UNIT),
-            "unrealised": format_units(ledger.unrealised(self.mark) // UNIT),
-            "pnl": format_units(ledger.pnl(self.mark)),
-            "anomalies": dict(sorted(self.sink.orders.anomalies.items())),
+            **_money(ledger, market.mark),
+            "pnl_tick_value": view.pnl_tick_value if settings.strategy.preset == "ladder" else None,
+            "bounds": self._bounds_of(market),
+            "budget": self._budget_summary(),
+            "anomalies": dict(sorted(market.sink.orders.anomalies.items())),
+            "left_working": [order.n for order in market.sink.orders.working.values()],
             "ended": "complete",
             "digest": journal.digest(),
         }
 
+    def _bounds_of(self, market: _MarketRun) -> dict[str, Any] | None:
+        if not self._bounds or not isinstance(market.venue, SimulatedVenue):
+            return None
+        names: dict[FillModel, str]
+        names = {"cross": "pessimistic", "queue": "queue", "touch": "optimistic"}
+        return {
+            name: {
+                "fill_model": model,
+                "fills": market.venue.ledgers[model].fills.total(),
+                **_money(market.venue.ledgers[model], market.mark),
+            }
+            for model, name in names.items()
+        }
 
-_FEEDS = {"signal": SIGNAL, "target": TARGET}
+    def _budget_summary(self) -> dict[str, Any] | None:
+        budget, limits = self.budget, None if self.budget is None else self.budget.limits
+        if budget is None or limits is None:
+            return None
+        told = self.forecast
+        return {
+            "transactions": budget.sent,
+            "per_minute": limits.transactions_per_minute,
+            "busiest_minute": budget.busiest,
+            "volume_quota": limits.volume_quota,
+            "quota_spent": budget.spent,
+            "quota_earned": budget.earned,
+            "quota_left": budget.quota_left,
+            "quota_lowest": budget.lowest_quota,
+            "quota_exhausted_at": None if budget.exhausted_ns is None else iso(budget.exhausted_ns),
+            "quota_gone_at_present_rate": (
+                None if told is None or told.gone_ns is None else iso(told.gone_ns)
+            ),
+        }
+
+
+def _money(ledger: Ledger, mark: int | None) -> dict[str, Any]:
+    return {
+        "bought": format_units(ledger.bought),
+        "sold": format_units(ledger.sold),
+        "position": format_units(ledger.position),
+        "max_long": format_units(ledger.max_long),
+        "max_short": format_units(ledger.max_short),
+        "mark": None if mark is None else format_units(mark),
+        "fees": format_units(ledger.fees),
+        "realised": format_units(ledger.realised // UNIT),
+        "unrealised": format_units(ledger.unrealised(mark) // UNIT),
+        "pnl": format_units(ledger.pnl(mark)),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct, field
 
-from streams.instrument import Instrument, format_units, to_units
+from operators.guards.session import Outside
+from operators.quoting import Preset
+from streams.instrument import UNIT, Instrument, format_units, to_units
 from streams.recording import Manifest, did_you_mean
 
 __all__ = [
     "Settings",
     "SettingsError",
+    "for_market",
     "instruments_of",
     "load_settings",
     "parse_duration_ns",
@@ -33,6 +35,10 @@ class Signal(Struct, frozen=True, kw_only=True):
     """The feed that we trust to move first."""
 
     instrument: str = "NVDA.EQUS"
+    others: list[str] = field(default_factory=list)
+    """Further signals, in the order of their files ``signal_2`` …."""
+    weights: list[float] | None = None
+    """Share of each signal in the residual, the first one's first; equal when not set."""
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -46,30 +52,94 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class Strategy(Struct, frozen=True, kw_only=True):
-    """What is quoted, and when anew."""
+    """What is quoted, and when anew. ``None`` stands for the preset's own default."""
 
-    preset: Literal["composite", "tutorial"] = "composite"
+    preset: Preset = "composite"
     trade_size: str | None = None
-    max_position: str = "0.20"
+    max_position: str | None = None
     half_spread_bps: float = 25.0
-    inventory_skew_factor: float = 2.0
-    signal_skew_factor: float = 55.0
+    inventory_skew_factor: float | None = None
+    signal_skew_factor: float | None = None
     signal_baseline: float | str = "first"
     baseline_half_life_secs: float = 1800.0
-    requote_threshold_bps: float = 5.0
+    requote_threshold_bps: float | None = None
     min_interval_ms: float = 0.0
     expire_time_secs: float | None = None
     on_cancel_resubmit: bool = False
     flatten_on_stop: bool | None = None
+    anchor_without_own: bool = False
+    # The ladder's own, with the names and defaults of the tick-based market maker.
+    base_spread_ticks: int = 2
+    max_inventory: int | str | None = None
+    order_size: int | str | None = None
+    num_levels: int = 3
+    min_edge_ticks: int = 1
+    cancel_distance_ticks: int = 10
+    tick_size: int = 25
+    refresh_interval_ns: int = 100_000_000
+    tick_value: float | None = None
+
+
+class GuardSettings(Struct, frozen=True, kw_only=True):
+    """When quotes are taken away because of what comes in; "off" switches one off."""
+
+    max_signal_age_secs: float | None = 30.0
+    max_quiet_signal_age_secs: float | None = None
+    max_signal_age_outside_secs: float | None = 300.0
+    max_target_age_secs: float | None = 60.0
+    dead_after_secs: float = 30.0
+    max_ahead_secs: float | None = 1.0
+    max_behind_secs: float | None = 10.0
+    frozen_after_secs: float | None = 60.0
+    locked: Literal["withdraw", "quote"] = "withdraw"
+    collar_bps: float | None = 100.0
+    collar_confirm_ms: float = 500.0
+    split_break_secs: float | None = 3600.0
+    max_basis_bps: float | str | None = "auto"
+
+
+class SessionSettings(Struct, frozen=True, kw_only=True):
+    """When the signal's market is open, and what to do while it is not."""
+
+    calendar: str = "auto"
+    outside: Outside = "withdraw"
+    widening: float = 3.0
+    skip_open_secs: float = 0.0
+    skip_close_secs: float = 0.0
+
+
+class RiskSettings(Struct, frozen=True, kw_only=True):
+    """When everything is taken away because of what we did."""
+
+    max_notional: str | None = None
+    max_orders: int | None = 100
+    max_loss: str | None = None
+    max_rejects_per_minute: int | None = 30
+    cooldown_secs: float = 60.0
+    kill_file: str | None = None
+
+
+class OrderSettings(Struct, frozen=True, kw_only=True):
+    """How orders are worked."""
+
+    replace: Literal["cancel_create", "modify", "keep"] = "cancel_create"
+    in_flight_timeout_secs: float = 5.0
+    stop_timeout_secs: float = 10.0
 
 
 class VenueSettings(Struct, frozen=True, kw_only=True):
-    """Where orders go."""
+    """Where orders go, and what it allows."""
 
     kind: Literal["simulated", "lighter"] = "simulated"
-    fill_model: Literal["touch", "cross"] = "touch"
+    fill_model: Literal["touch", "cross", "queue"] = "touch"
     latency: float | str = 0.0
     tier: Literal["standard", "plus", "premium"] = "standard"
+    limits: Literal["none", "tier"] = "none"
+    transactions_per_minute: int | None = None
+    volume_quota: int | None = None
+    quota_horizon_secs: float = 23_400.0
+    max_orders_per_market: int | None = None
+    max_orders_per_account: int | None = None
 
 
 class Databento(Struct, frozen=True, kw_only=True):
@@ -97,13 +167,27 @@ _NVDA_PERP: Final = Instrument(
     min_base_amount=to_units("0.050", "min_base_amount"),
 )
 _TRADE_SIZE: Final = "0.05"
-_BASELINES: Final = ("first", "session", "ewma")
+_MAX_POSITION: Final = "0.20"
+_ORDER_SIZE: Final = "5"
+_MAX_INVENTORY: Final = "50"
+BASELINES: Final = ("first", "session", "ewma")
+_PRESET_DEFAULTS: Final[dict[str, tuple[float, float, float]]] = {
+    # inventory_skew_factor, signal_skew_factor, requote_threshold_bps
+    "composite": (2.0, 55.0, 5.0),
+    "tutorial": (2.0, 55.0, 5.0),
+    "fair_value": (2.0, 0.0, 5.0),
+    "ladder": (0.5, 0.0, 0.0),
+}
+_AUTO_BASIS_BPS: Final = 500.0
 _DECIMAL_STRINGS: Final = {
     "target.min_base_amount",
     "target.min_quote_amount",
     "strategy.trade_size",
     "strategy.max_position",
+    "risk.max_notional",
+    "risk.max_loss",
 }
+_OR_WHOLE_NUMBERS: Final = {"strategy.max_inventory", "strategy.order_size"}
 _DURATIONS_NS: Final = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
 
@@ -113,15 +197,33 @@ class Settings(Struct, frozen=True, kw_only=True):
     signal: Signal = field(default_factory=Signal)
     target: Target = field(default_factory=Target)
     strategy: Strategy = field(default_factory=Strategy)
+    guards: GuardSettings = field(default_factory=GuardSettings)
+    session: SessionSettings = field(default_factory=SessionSettings)
+    risk: RiskSettings = field(default_factory=RiskSettings)
+    orders: OrderSettings = field(default_factory=OrderSettings)
     venue: VenueSettings = field(default_factory=VenueSettings)
     databento: Databento = field(default_factory=Databento)
     lighter: Lighter = field(default_factory=Lighter)
 
     @property
     def signal_instrument(self) -> Instrument:
-        """The signal; its prices are taken as they come."""
-        symbol, venue = _split_id("signal.instrument", self.signal.instrument)
-        return Instrument(symbol=symbol, venue=venue)
+        """The (first) signal; its prices are taken as they come."""
+        return self.signal_instruments[0]
+
+    @property
+    def signal_instruments(self) -> list[Instrument]:
+        """All signals, the first one first."""
+        pairs = [_split_id("signal.instrument", self.signal.instrument)]
+        pairs += [_split_id("signal.others", other) for other in self.signal.others]
+        return [Instrument(symbol=symbol, venue=venue) for symbol, venue in pairs]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Share of each signal in the residual."""
+        count = 1 + len(self.signal.others)
+        if self.signal.weights is None:
+            return (1.0 / count,) * count
+        return tuple(self.signal.weights)
 
     @property
     def target_instrument(self) -> Instrument:
@@ -160,92 +262,85 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def trade_size(self) -> int:
-        """Size of each quote, 1e-9: as set, else the market's minimum, else 0.05."""
-        if self.strategy.trade_size is not None:
-            return to_units(self.strategy.trade_size, "strategy.trade_size")
+        """Size of each quote, 1e-9: as set, else the market's minimum, else 0.05.
+
+        In the ladder ``order_size``, else ``trade_size``, else 5.
+        """
+        s = self.strategy
+        if s.preset == "ladder":
+            size = s.order_size if s.order_size is not None else s.trade_size
+            return to_units(str(_ORDER_SIZE if size is None else size), "strategy.order_size")
+        if s.trade_size is not None:
+            return to_units(s.trade_size, "strategy.trade_size")
         return self.target_instrument.min_base_amount or to_units(_TRADE_SIZE, "trade_size")
 
     @property
     def max_position(self) -> int:
-        """Hard cap on the net position, 1e-9."""
-        return to_units(self.strategy.max_position, "strategy.max_position")
+        """Hard cap on the net position, 1e-9; in the ladder no more than ``max_inventory``."""
+        s = self.strategy
+        if s.preset == "ladder":
+            cap = self.max_inventory
+            return cap if s.max_position is None else min(cap, self._max_position)
+        return self._max_position
 
     @property
-    def latency_ns(self) -> int:
-        """How long a command takes to the venue, ns."""
-        return parse_duration_ns(self.venue.latency, "venue.latency")
+    def _max_position(self) -> int:
+        return to_units(self.strategy.max_position or _MAX_POSITION, "strategy.max_position")
+
+    @property
+    def max_inventory(self) -> int:
+        """Inventory at which the ladder's skew is full, 1e-9: as set, else ``max_position``, 50."""
+        s = self.strategy
+        most = s.max_inventory if s.max_inventory is not None else s.max_position
+        return to_units(str(_MAX_INVENTORY if most is None else most), "strategy.max_inventory")
+
+    @property
+    def inventory_skew_factor(self) -> float:
+        """As set, else the preset's."""
+        set_ = self.strategy.inventory_skew_factor
+        return _PRESET_DEFAULTS[self.strategy.preset][0] if set_ is None else set_
+
+    @property
+    def signal_skew_factor(self) -> float:
+        """As set, else the preset's."""
+        set_ = self.strategy.signal_skew_factor
+        return _PRESET_DEFAULTS[self.strategy.preset][1] if set_ is None else set_
+
+    @property
+    def requote_threshold_bps(self) -> float:
+        """As set, else the preset's."""
+        set_ = self.strategy.requote_threshold_bps
+        return _PRESET_DEFAULTS[self.strategy.preset][2] if set_ is None else set_
+
+    @property
+    def max_basis_bps(self) -> float | None:
+        """Limit of the basis guard; "auto" guards where signal and target are one underlying."""
+        wanted = self.guards.max_basis_bps
+        if not isinstance(wanted, str):
+            return wanted
+        return _AUTO_BASIS_BPS if self.same_underlying else None
+
+    @property
+    def same_underlying(self) -> bool:
+        """Whether the target is a derivative of the signal, by the names: NVDA-PERP of NVDA."""
+        return self.target_instrument.symbol.split("-")[0] == self.signal_instrument.symbol
+
+    @property
+    def ladder_tick(self) -> int:
+        """The ladder's tick, 1e-9 quote currency; ``tick_size`` counts the venue's price steps."""
+        return self.strategy.tick_size * self.target_instrument.tick_size
+
+    @property
+    def tick_value(self) -> float:
+        """Value of one ladder tick: as set, else a tick on one unit of base."""
+        set_ = self.strategy.tick_value
+        return self.ladder_tick / UNIT if set_ is None else set_
 
     @property
     def flatten_on_stop(self) -> bool:
         """Close the position with a market order on stop: as set, else only in ``tutorial``."""
         wanted = self.strategy.flatten_on_stop
         return self.strategy.preset == "tutorial" if wanted is None else wanted
-
-    def check(self) -> None:
-        """Refuse what is impossible.
-
-        Errors: SettingsError with the key, its value and the rule.
-        """
-        s, instrument = self.strategy, self.target_instrument
-        self._check_numbers()
-        trade_size, max_position = self._units("trade_size"), self._units("max_position")
-        lot = instrument.lot_size
-        if trade_size <= 0 or trade_size % lot:
-            raise SettingsError(
-                f"strategy.trade_size {format_units(trade_size)} must be a positive multiple of "
-                f"{format_units(lot)} ({instrument.id} has {instrument.size_decimals} decimals)"
-            )
-        if trade_size < instrument.min_base_amount:
-            raise SettingsError(
-                f"strategy.trade_size {format_units(trade_size)} is below the market's minimum of "
-                f"{format_units(instrument.min_base_amount)}; raise it to at least that"
-            )
-        if max_position < trade_size:
-            raise SettingsError(
-                f"strategy.max_position {format_units(max_position)} is below trade_size "
-                f"{format_units(trade_size)}: not one order could ever be sent; raise max_position "
-                f"or lower trade_size"
-            )
-        if isinstance(s.signal_baseline, str) and s.signal_baseline not in _BASELINES:
-            raise SettingsError(
-                f"strategy.signal_baseline must be a price or one of {', '.join(_BASELINES)}, "
-                f"was {s.signal_baseline!r}{did_you_mean(s.signal_baseline, _BASELINES)}"
-            )
-        if self.latency_ns < 0:
-            raise SettingsError(f"venue.latency must not be negative, was {self.venue.latency!r}")
-        if self.venue.kind == "lighter":
-            raise SettingsError(
-                'venue.kind "lighter" sends orders and is for live runs; a replay takes "simulated"'
-            )
-        self.signal_instrument  # noqa: B018 - refuses a malformed id
-
-    def _units(self, name: Literal["trade_size", "max_position"]) -> int:
-        try:
-            return self.trade_size if name == "trade_size" else self.max_position
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
-
-    def _check_numbers(self) -> None:
-        s = self.strategy
-        rules: list[tuple[str, float | None, float, bool]] = [
-            ("half_spread_bps", s.half_spread_bps, 0.0, True),
-            ("requote_threshold_bps", s.requote_threshold_bps, 0.0, True),
-            ("min_interval_ms", s.min_interval_ms, 0.0, True),
-            ("baseline_half_life_secs", s.baseline_half_life_secs, 0.0, False),
-            ("expire_time_secs", s.expire_time_secs, 0.0, False),
-            ("inventory_skew_factor", s.inventory_skew_factor, -math.inf, True),
-            ("signal_skew_factor", s.signal_skew_factor, -math.inf, True),
-        ]
-        if not isinstance(s.signal_baseline, str):
-            rules.append(("signal_baseline", s.signal_baseline, 0.0, False))
-        for name, value, least, inclusive in rules:
-            if value is None:
-                continue
-            if not math.isfinite(value) or value < least or (value == least and not inclusive):
-                rule = "a finite number" + (
-                    "" if least == -math.inf else " of at least 0" if inclusive else " above 0"
-                )
-                raise SettingsError(f"strategy.{name} must be {rule}, was {value!r}")
 
 
 def parse_duration_ns(value: float | str, what: str) -> int:
@@ -293,6 +388,22 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
+_MARKETS: Final = "markets"
+_SWITCHES: Final = {
+    "strategy": ["expire_time_secs"],
+    "guards": [
+        f.name for f in msgspec.structs.fields(GuardSettings)
+        if f.name not in ("dead_after_secs", "locked", "collar_confirm_ms")
+    ],
+    "risk": ["max_notional", "max_orders", "max_loss", "max_rejects_per_minute", "kill_file"],
+    "venue": [
+        "transactions_per_minute", "volume_quota", "max_orders_per_market",
+        "max_orders_per_account",
+    ],
+}  # fmt: skip
+"""Keys that "off" (or false) switches off."""
+
+
 def _sections() -> dict[str, list[str]]:
     return {
         section.name: [f.name for f in msgspec.structs.fields(section.type)]
@@ -300,10 +411,29 @@ def _sections() -> dict[str, list[str]]:
     }
 
 
+def for_market(document: Mapping[str, Any], market: str | None) -> dict[str, Any]:
+    """Lay a market's own sections, ``[markets."X-PERP.LIGHTER".strategy]``, over the common ones.
+
+    ``market`` is the target's id; ``None`` gives the common ones alone.
+    """
+    common = {section: body for section, body in document.items() if section != _MARKETS}
+    own = document.get(_MARKETS, {}).get(market, {}) if market is not None else {}
+    return _merge(common, own)
+
+
 def _check_keys(document: Mapping[str, Any], where: str) -> None:
     sections = _sections()
     every = [f"{section}.{key}" for section, keys in sections.items() for key in keys]
     for section, body in document.items():
+        if section == _MARKETS and isinstance(body, Mapping):
+            for market, own in body.items():
+                if not isinstance(own, Mapping):
+                    raise SettingsError(
+                        f"{where}: {_MARKETS}.{market} must hold sections such as "
+                        f'[{_MARKETS}."{market}".strategy], was {own!r}'
+                    )
+                _check_keys(own, f'{where}: [{_MARKETS}."{market}"]')
+            continue
         if section not in sections:
             hint = _whereabouts(section, every) or did_you_mean(section, sections)
             raise SettingsError(f"{where}: unknown section or key {section!r}{hint}")
@@ -351,6 +481,13 @@ def _of_manifest(manifest: Manifest) -> dict[str, Any]:
     signal, target = manifest.instruments.get("signal"), manifest.instruments.get("target")
     if signal is not None:
         document["signal"] = {"instrument": signal.id}
+        others = [
+            instrument.id
+            for role, instrument in sorted(manifest.instruments.items())
+            if role.startswith("signal_")
+        ]
+        if others:
+            document["signal"]["others"] = others
     if target is not None:
         document["target"] = {
             "instrument": target.id,
@@ -387,11 +524,13 @@ def load_settings(
     """
     document: dict[str, Any] = _of_manifest(manifest) if manifest is not None else {}
     if config is not None:
-        document = _merge(document, config)
+        target = manifest.instruments.get("target") if manifest is not None else None
+        document = _merge(document, for_market(config, None if target is None else target.id))
     document = with_overrides(document, overrides)
-    expire = document.get("strategy", {}).get("expire_time_secs")
-    if expire == "off" or expire is False:
-        document["strategy"]["expire_time_secs"] = None
+    for section, keys in _SWITCHES.items():
+        for key in keys:
+            if document.get(section, {}).get(key) in ("off", False) and key in document[section]:
+                document[section][key] = None
     for name in _DECIMAL_STRINGS:
         section, key = name.split(".")
         value = document.get(section, {}).get(key)
@@ -404,10 +543,14 @@ def load_settings(
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$.")
         raise SettingsError(f"{place.rstrip('`') or 'settings'}: {problem}") from None
-    settings.check()
+    from marblemaker.checks import check
+
+    check(settings)
     return settings
 
 
 def instruments_of(settings: Settings) -> dict[str, Instrument]:
-    """The two instruments by role."""
-    return {"signal": settings.signal_instrument, "target": settings.target_instrument}
+    """The instruments by role: ``signal``, ``signal_2`` …, ``target``."""
+    first, *others = settings.signal_instruments
+    more = {f"signal_{i}": other for i, other in enumerate(others, start=2)}
+    return {"signal": first, **more, "target": settings.target_instrument}

@@ -45,7 +45,13 @@ def anchor(scale: float, *, tutorial: bool = False) -> Operator[Mid | Refusal, A
                 if type(value) is not Mid:
                     emit(value)  # type: ignore[arg-type]
                     return
-                emit(Anchor(value.seq, value.ts, value.mid, rounded(value.mid, scale)))
+                middle = value.mid
+                emit(
+                    Anchor(
+                        value.seq, value.ts, middle, rounded(middle, scale),
+                        value.bid_px, value.ask_px,
+                    )
+                )  # fmt: skip
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

@@ -38,16 +38,21 @@ def inventory(
         ) -> abc.DisposableBase:
             emit = observer.on_next
             net, buys, sells, resets = position, 0, 0, 0
+            cash = fees = rejects = 0
             leaves: dict[int, int] = {}
 
             def on_next(update: OrderUpdate) -> None:
-                nonlocal net, buys, sells, resets
+                nonlocal net, buys, sells, resets, cash, fees, rejects
                 change = update.leaves - leaves.get(update.n, 0)
                 if update.leaves:
                     leaves[update.n] = update.leaves
                 else:
                     leaves.pop(update.n, None)
-                net += update.side * update.filled
+                if update.filled:
+                    net += update.side * update.filled
+                    cash -= update.side * update.filled * (update.fill_px or 0)
+                    fees += update.fee
+                rejects += update.state == "rejected"
                 if update.side == BUY:
                     buys += change
                 else:
@@ -57,7 +62,7 @@ def inventory(
                     on_reject_resubmit=on_reject_resubmit,
                     on_cancel_resubmit=on_cancel_resubmit,
                 )
-                emit(Inventory(net, buys, sells, len(leaves), resets))
+                emit(Inventory(net, buys, sells, len(leaves), cash, fees, rejects, resets))
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

@@ -3,10 +3,11 @@
 from reactivex import Observable, abc
 
 from operators.operator import Operator
+from operators.target import priced
 from streams.events import Decision, Skewed
-from streams.instrument import ceil_ticks, floor_ticks, may_buy, may_sell
+from streams.instrument import UNIT, ceil_ticks, floor_ticks, may_buy, may_sell
 
-__all__ = ["ask_price", "bid_price", "half_spread", "ladder"]
+__all__ = ["ask_price", "bid_price", "half_spread", "ladder", "position_limit"]
 
 
 def half_spread(anchor: float, half_spread_bps: float) -> float:
@@ -24,6 +25,16 @@ def ask_price(anchor: float, half: float, shift: float) -> float:
     return anchor + half + shift
 
 
+def position_limit(max_position: int, max_notional: int | None, px: int) -> int:
+    """How much may be held in either direction at a price; a step.
+
+    Units: 1e-9 base units, 1e-9 quote currency.
+    """
+    if max_notional is None or px <= 0:
+        return max_position
+    return min(max_position, int(max_notional * UNIT // px))
+
+
 def ladder(
     *,
     scale: float,
@@ -32,6 +43,8 @@ def ladder(
     trade_size: int,
     max_position: int,
     count_working: bool,
+    max_notional: int | None = None,
+    stay_passive: bool = False,
 ) -> Operator[Skewed, Decision]:
     """Price one level a side around the shifted anchor; bids round down, asks up.
 
@@ -39,12 +52,14 @@ def ladder(
         ask = ceil_tick(anchor + half + shift)
 
     Both sides go if they meet or cross after rounding. A side goes if one more order on it could
-    pass ``max_position``: counting the position, and with ``count_working`` also what still works
-    or is in flight on that side (as the tutorial does, which replaces by cancelling first). The
-    order sink holds the limit either way.
+    pass ``max_position``, or ``max_notional`` in value: counting the position, and with
+    ``count_working`` also what still works or is in flight on that side (as the tutorial does,
+    which replaces by cancelling first). The order sink holds the position limit either way.
+    ``stay_passive``: a bid at or above the target's ask stands one tick below it, an ask at or
+    below its bid one tick above.
 
-    Units: scale in ticks per unit of price; tick_size in 1e-9 quote currency; trade_size and
-        max_position in 1e-9 base units.
+    Units: scale in ticks per unit of price; tick_size and max_notional in 1e-9 quote currency;
+        trade_size and max_position in 1e-9 base units.
     Shape: one out per input, synchronous: a ``quote`` with one or two sides, or a ``withdraw``.
     """
 
@@ -55,9 +70,9 @@ def ladder(
             emit = observer.on_next
 
             def on_next(state: Skewed) -> None:
-                anchor, inventory, signal = state.anchor, state.inventory, state.signal
+                anchor, inventory = state.anchor, state.inventory
                 price = anchor.price
-                half = half_spread(price, half_spread_bps)
+                half = half_spread(price, half_spread_bps) * anchor.widening
                 bid = bid_price(price, half, state.shift)
                 ask = ask_price(price, half, state.shift)
                 low = floor_ticks(bid, scale) * tick_size
@@ -69,53 +84,33 @@ def ladder(
                 if low >= high:
                     reason = "crossed after rounding"
                 else:
+                    if stay_passive:
+                        low = min(low, anchor.ask_px - tick_size)
+                        high = max(high, anchor.bid_px + tick_size)
                     worst_long = worst_short = inventory.position
                     if count_working:
                         worst_long += inventory.working_buy
                         worst_short -= inventory.working_sell
-                    if not may_buy(worst_long, trade_size, max_position):
-                        bid_note = "position limit"
+                    limit = position_limit(max_position, max_notional, anchor.ask_px)
+                    note = "position limit" if limit == max_position else "notional limit"
+                    if not may_buy(worst_long, trade_size, limit):
+                        bid_note = note
                     elif low <= 0:
                         bid_note = "no positive price"
                     else:
                         bid_px = low
-                    if not may_sell(worst_short, trade_size, max_position):
-                        ask_note = "position limit"
+                    if not may_sell(worst_short, trade_size, limit):
+                        ask_note = note
                     elif high <= 0:
                         ask_note = "no positive price"
                     else:
                         ask_px = high
-                    if bid_px is None and ask_px is None:
-                        reason = bid_note or "position limit"
                 emit(
-                    Decision(
-                        seq=max(signal.seq, anchor.seq),
-                        ts=max(signal.ts, anchor.ts),
-                        action="withdraw" if bid_px is None and ask_px is None else "quote",
-                        reason=reason,
-                        signal_seq=signal.seq or None,
-                        signal_ts=signal.ts if signal.seq else None,
-                        signal_mid=signal.mid if signal.seq else None,
-                        baseline=signal.baseline if signal.seq else None,
-                        residual=signal.residual,
-                        target_seq=anchor.seq,
-                        target_ts=anchor.ts,
-                        target_mid=anchor.mid,
-                        anchor=price,
-                        position=inventory.position,
-                        signal_shift=state.signal_shift,
-                        inventory_shift=state.inventory_shift,
-                        shift=state.shift,
-                        half_spread=half,
-                        bid=bid,
-                        ask=ask,
-                        bid_px=bid_px,
-                        ask_px=ask_px,
-                        qty=trade_size,
-                        bid_note=bid_note,
-                        ask_note=ask_note,
+                    priced(
+                        state, half=half, bid=bid, ask=ask, bid_px=bid_px, ask_px=ask_px,
+                        qty=trade_size, bid_note=bid_note, ask_note=ask_note, reason=reason,
                     )
-                )
+                )  # fmt: skip
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

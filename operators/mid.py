@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.books import FAULTS, book_fault
+from operators.books import FAULTS, LOCKED, book_fault
 from operators.operator import Operator
 from streams.events import Feed, Mid, Quote, Refusal
 
@@ -23,23 +23,29 @@ def mid_price_1e16(bid_px: int, ask_px: int) -> float:
     return (bid_px * 1e7 / 1e16 + ask_px * 1e7 / 1e16) / 2.0
 
 
-def mid(feed: Feed, *, tutorial: bool = False) -> Operator[Quote, Mid | Refusal]:
+def mid(
+    feed: Feed, *, tutorial: bool = False, locked: bool = True
+) -> Operator[Quote | Refusal, Mid | Refusal]:
     """Take the middle of each book; a book without one becomes a refusal with what it was.
 
-    As the ``tutorial`` preset has it only a missing side is refused, and the arithmetic is
-    ``mid_price_1e16``; else a zero price, a zero size and a crossed book are refused as well.
+    Refused are a missing side, a zero price, a zero size, a crossed book, and with
+    ``locked=False`` a locked one. As the ``tutorial`` preset has it only a missing side is refused,
+    and the arithmetic is ``mid_price_1e16``. Refusals pass.
 
-    Shape: one out per quote, synchronous.
+    Shape: one out per input, synchronous.
     """
 
-    def operator(source: Observable[Quote]) -> Observable[Mid | Refusal]:
+    def operator(source: Observable[Quote | Refusal]) -> Observable[Mid | Refusal]:
         def subscribe(
             observer: abc.ObserverBase[Mid | Refusal], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             emit = observer.on_next
             middle = mid_price_1e16 if tutorial else mid_price
 
-            def on_next(quote: Quote) -> None:
+            def on_next(quote: Quote | Refusal) -> None:
+                if type(quote) is not Quote:
+                    emit(quote)  # type: ignore[arg-type]
+                    return
                 bid, ask = quote.bid_px, quote.ask_px
                 if bid is None or ask is None:
                     lone = "no ask" if bid is not None else "no bid"
@@ -50,10 +56,10 @@ def mid(feed: Feed, *, tutorial: bool = False) -> Operator[Quote, Mid | Refusal]
                     fault = book_fault(
                         bid, ask, 1 if bid_sz is None else bid_sz, 1 if ask_sz is None else ask_sz
                     )
-                    if fault:
+                    if fault and not (fault == LOCKED and locked):
                         emit(_refusal(quote, feed, FAULTS[fault]))
                         return
-                emit(Mid(quote.seq, quote.ts, middle(bid, ask)))
+                emit(Mid(quote.seq, quote.ts, middle(bid, ask), bid, ask))
 
             return source.subscribe(
                 on_next, observer.on_error, observer.on_completed, scheduler=scheduler

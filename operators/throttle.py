@@ -1,24 +1,21 @@
 """Throttle: at most one new target per window of event time, the freshest at the trailing edge."""
 
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 
-from operators.operator import Operator
-from streams.events import Decision
+from operators.budget import Budget, BudgetLimits
+from operators.operator import Operator, clock_of
+from operators.tick_ladder import levels_in_reach
+from streams.events import BUY, SELL, Decision, OrderUpdate
 
-__all__ = ["NanosecondScheduler", "release_ns", "throttle"]
+__all__ = ["Retract", "release_ns", "retract_sides", "retract_to_reach", "throttle"]
 
-
-class NanosecondScheduler(Protocol):
-    """What the throttle needs of a scheduler: the graph's clock has it."""
-
-    now_ns: int
-
-    def schedule_ns(self, due_ns: int, action: object, state: object = None) -> abc.DisposableBase:
-        """Run ``action(scheduler, state)`` at ``due_ns``."""
+Retract = Callable[[Decision, Decision], Decision | None]
+"""From what was sent last and what is wanted now: what of the first may still stand meanwhile, as
+a ``retract``; ``None`` when nothing needs to go."""
 
 
 def release_ns(last_ns: int, interval_ns: int) -> int:
@@ -26,12 +23,77 @@ def release_ns(last_ns: int, interval_ns: int) -> int:
     return last_ns + interval_ns
 
 
-def throttle(interval_ns: int) -> Operator[Decision, Decision]:
+def retract_sides(sent: Decision, wanted: Decision) -> Decision | None:
+    """Take away the sides that are not wanted any more."""
+    bid_px = sent.bid_px if wanted.bid_px is not None else None
+    ask_px = sent.ask_px if wanted.ask_px is not None else None
+    return _retracted(
+        sent, wanted, bid_px, ask_px, sent.bid_levels if bid_px is not None else 0,
+        sent.ask_levels if ask_px is not None else 0,
+    )  # fmt: skip
+
+
+def retract_to_reach(distance: int) -> Retract:
+    """Take away also the levels further than ``distance`` (1e-9) from the best of their side."""
+
+    def retract(sent: Decision, wanted: Decision) -> Decision | None:
+        bid_px = sent.bid_px if wanted.bid_px is not None else None
+        ask_px = sent.ask_px if wanted.ask_px is not None else None
+        bids = asks = 0
+        step = sent.level_step
+        if bid_px is not None:
+            best = wanted.target_bid_px
+            bids = sent.bid_levels
+            if best is not None:
+                bids = levels_in_reach(BUY, bid_px, step, bids, best, distance)
+        if ask_px is not None:
+            best = wanted.target_ask_px
+            asks = sent.ask_levels
+            if best is not None:
+                asks = levels_in_reach(SELL, ask_px, step, asks, best, distance)
+        return _retracted(
+            sent, wanted, bid_px if bids else None, ask_px if asks else None, bids, asks
+        )
+
+    return retract
+
+
+def _retracted(
+    sent: Decision, wanted: Decision, bid_px: int | None, ask_px: int | None, bids: int, asks: int
+) -> Decision | None:
+    if bids == sent.bid_levels and asks == sent.ask_levels:
+        return None
+    return replace(
+        wanted, action="retract", reason="taken away at once", bid_px=bid_px, ask_px=ask_px,
+        bid_levels=bids, ask_levels=asks, level_step=sent.level_step, qty=sent.qty, unmoved=0,
+    )  # fmt: skip
+
+
+def _same_levels(one: Decision, other: Decision) -> bool:
+    return (
+        one.bid_px == other.bid_px
+        and one.ask_px == other.ask_px
+        and one.bid_levels == other.bid_levels
+        and one.ask_levels == other.ask_levels
+        and one.qty == other.qty
+    )
+
+
+def throttle(
+    interval_ns: int,
+    *,
+    limits: BudgetLimits | None = None,
+    orders: Sequence[Observable[OrderUpdate]] = (),
+    retract: Retract = retract_sides,
+) -> Operator[Decision, Decision]:
     """Let a target through when the last went out at least ``interval_ns`` ago, else hold it back.
 
-    The freshest held target goes out when the window ends, decided at that instant; one that was
-    overtaken never does. What takes quotes away (``withdraw``) and what only reports passes at
-    once, and a withdrawal also drops what is held. Every held target is reported as a ``hold``.
+    With ``limits`` (and the changes of our ``orders`` that count against them, a stream a market)
+    also when the budget cannot pay for it yet. The freshest held target goes out when both allow
+    it, decided at that instant; one that was overtaken never does. What takes quotes away
+    (``withdraw``) and what only reports passes at once, and a withdrawal also drops what is held.
+    Every held target is reported as a ``hold``, once; what it takes away (``retract``) goes at
+    once.
 
     Units: ns of the graph's clock.
     Shape: in time order, synchronous or at the trailing edge; completes after what is held went.
@@ -45,24 +107,38 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
         def subscribe(
             observer: abc.ObserverBase[Decision], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
-            if not hasattr(scheduler, "schedule_ns"):
-                raise RuntimeError(
-                    "throttle must be subscribed with the graph's clock as its scheduler; "
-                    f"got {scheduler!r}, pass scheduler=clock to subscribe()"
-                )
-            clock = cast(NanosecondScheduler, scheduler)
+            clock = clock_of(scheduler, "throttle")
             emit = observer.on_next
+            budget = None if limits is None else Budget(limits, clock.now_ns)
             last_ns: int | None = None
+            sent: Decision | None = None
             held: Decision | None = None
+            due_ns = 0
             completed = False
             timer = SerialDisposable()
 
+            def allowed_ns(decision: Decision, now: int) -> int:
+                """When a target may go: now, or later."""
+                due = now if last_ns is None else max(now, release_ns(last_ns, interval_ns))
+                if budget is not None:
+                    cost = decision.bid_levels + decision.ask_levels
+                    due = max(due, budget.earliest_ns(now, cost))
+                return due
+
+            def pass_on(decision: Decision, now: int) -> None:
+                nonlocal held, last_ns, sent
+                held, last_ns, sent = None, now, decision
+                emit(decision)
+
             def release(_: abc.SchedulerBase, __: object = None) -> None:
-                nonlocal held, last_ns
-                decision, held = held, None
+                nonlocal due_ns
+                decision, now = held, clock.now_ns
                 if decision is not None:
-                    last_ns = clock.now_ns
-                    emit(replace(decision, ts=clock.now_ns, reason="throttle released"))
+                    due_ns = allowed_ns(decision, now)
+                    if due_ns > now:
+                        timer.disposable = clock.schedule_ns(due_ns, release)
+                        return
+                    pass_on(replace(decision, ts=now, reason="throttle released", unmoved=0), now)
                 if completed:
                     observer.on_completed()
 
@@ -73,30 +149,44 @@ def throttle(interval_ns: int) -> Operator[Decision, Decision]:
                     observer.on_completed()
 
             def on_next(decision: Decision) -> None:
-                nonlocal held, last_ns
+                nonlocal held, sent, due_ns
                 if decision.action != "quote":
                     if decision.action == "withdraw":
-                        held = None
+                        held, sent = None, None
                         timer.disposable = None
                     emit(decision)
                     return
                 now = clock.now_ns
-                if last_ns is None or now >= release_ns(last_ns, interval_ns):
-                    held, last_ns = None, now
+                due = allowed_ns(decision, now)
+                if due <= now:
                     timer.disposable = None
-                    emit(decision)
+                    pass_on(decision, now)
                     return
-                if held is None:
-                    due = release_ns(last_ns, interval_ns)
+                if held is None or due != due_ns:
+                    due_ns = due
                     timer.disposable = clock.schedule_ns(due, release)
-                held = decision
-                emit(replace(decision, action="hold", reason="throttle"))
+                again, held = held is not None and _same_levels(held, decision), decision
+                if not again:
+                    waits = last_ns is None or now >= release_ns(last_ns, interval_ns)
+                    reason = "budget" if waits else "throttle"
+                    emit(replace(decision, action="hold", reason=reason))
+                if sent is not None:
+                    retracted = retract(sent, decision)
+                    if retracted is not None:
+                        sent = retracted
+                        emit(retracted)
 
-            return CompositeDisposable(
-                timer,
-                source.subscribe(on_next, observer.on_error, on_completed, scheduler=scheduler),
+            subscriptions = CompositeDisposable(timer)
+            if budget is not None:
+                for changes in orders:
+                    subscriptions.add(
+                        changes.subscribe(budget.listener(), observer.on_error, scheduler=scheduler)
+                    )
+            subscriptions.add(
+                source.subscribe(on_next, observer.on_error, on_completed, scheduler=scheduler)
             )
+            return subscriptions
 
         return Observable(subscribe)
 
-    return operator if interval_ns else (lambda source: source)
+    return operator if interval_ns or limits is not None else (lambda source: source)

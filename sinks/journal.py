@@ -14,7 +14,7 @@ from msgspec.structs import astuple
 
 from sinks.orders import FINAL_STATES, REMEMBERED, STATUS, Order
 from streams.events import SIDE_NAMES, AccountEvent, Decision
-from streams.instrument import UNIT
+from streams.instrument import marked_pnl
 from streams.recording import ACCOUNT_SCHEMA, FileEntry, FrameWriter
 
 __all__ = ["DECISIONS_SCHEMA", "FILLS_SCHEMA", "ORDERS_SCHEMA", "Digest", "Journal", "Ledger"]
@@ -51,7 +51,8 @@ _COLUMN_TYPES: Final[dict[str, pl.DataType]] = {
         name: pl.Float64()
         for name in (
             "signal_mid", "baseline", "residual", "target_mid", "anchor", "signal_shift",
-            "inventory_shift", "shift", "half_spread", "bid", "ask",
+            "inventory_shift", "shift", "half_spread", "bid", "ask", "refused_value",
+            "refused_limit", "threshold_bps",
         )
     },
     **{name: pl.UInt64() for name in ("seq", "signal_seq", "target_seq")},
@@ -142,8 +143,9 @@ class Ledger:
 
         Rounded down. With a position a mark is needed; without one the value is left out.
         """
-        value = self.cash + (self.position * mark if mark is not None else 0)
-        return int(value // UNIT - self.fees)
+        if mark is None:
+            return marked_pnl(self.cash, self.fees, 0, 0)
+        return marked_pnl(self.cash, self.fees, self.position, mark)
 
 
 class _Table:

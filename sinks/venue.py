@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-__all__ = ["Cancel", "Command", "Create", "Venue"]
+__all__ = ["Cancel", "Command", "Create", "Modify", "Query", "Venue"]
 
 
 class Create(Struct, frozen=True, gc=False):
@@ -37,7 +37,31 @@ class Cancel(Struct, frozen=True, gc=False):
     n: int
 
 
-Command: TypeAlias = Create | Cancel
+class Modify(Struct, frozen=True, gc=False):
+    """Ask for a working order to be moved; it loses its place in the queue whatever changes.
+
+    If it would cross at its new price the venue cancels it: the old order is lost as well.
+    """
+
+    n: int
+    px: int
+    """New limit price, 1e-9."""
+    qty: int
+    """New *total* size, what has filled included, 1e-9 base units; at or below what has filled the
+    order is done."""
+
+
+class Query(Struct, frozen=True, gc=False):
+    """Ask what became of an order whose answer is overdue.
+
+    The venue repeats the fills it knows, then says what state the order is in: ``ack`` when it
+    rests, its end again when it has ended, ``reject`` when it never arrived.
+    """
+
+    n: int
+
+
+Command: TypeAlias = Create | Cancel | Modify | Query
 
 
 class Venue(Protocol):

@@ -26,6 +26,10 @@ __all__ = [
     "Refusal",
     "Residual",
     "Skewed",
+    "Source",
+    "Status",
+    "StatusKind",
+    "Trade",
 ]
 
 BUY: Final = 1
@@ -34,10 +38,15 @@ SIDE_NAMES: Final = {BUY: "BUY", SELL: "SELL"}
 
 Feed: TypeAlias = Literal["signal", "target"]
 
+Source: TypeAlias = Literal["signal", "target", "session", "basis", "risk", "kill switch"]
+"""What refused: one of the two feeds, or a guard on both together."""
+
 AccountKind: TypeAlias = Literal[
-    "ack", "reject", "fill", "cancel", "cancel_reject", "expire",
+    "ack", "reject", "fill", "cancel", "cancel_reject", "modify", "modify_reject", "expire",
     "position", "connect", "disconnect", "stop",
 ]  # fmt: skip
+
+StatusKind: TypeAlias = Literal["heartbeat", "sibling", "connect", "disconnect", "kill", "release"]
 
 
 class OutOfOrderError(ValueError):
@@ -77,7 +86,8 @@ class AccountEvent(Struct, frozen=True, kw_only=True, gc=False):
     ts: int
     """When this process first held it, ns."""
     kind: AccountKind
-    """What happened. ``cancel_reject``: a cancel was refused, the order's fate is another event.
+    """What happened. ``cancel_reject`` and ``modify_reject``: the request was refused, the order's
+    fate is another event. ``modify``: the order now has this ``px`` and ``qty`` (its new total).
     ``stop``: the operator (or the end of a recording) asked us to cancel everything and leave."""
     n: int | None = None
     """Our order number; ``None`` for events about the whole account."""
@@ -92,7 +102,39 @@ class AccountEvent(Struct, frozen=True, kw_only=True, gc=False):
     liquidity: str | None = None
     """MAKER or TAKER, for fills."""
     reason: str | None = None
-    """Why: the venue's text for a reject, ``requested`` for a cancel that we asked for."""
+    """Why: the venue's code and text for a reject, ``requested`` for a cancel we asked for."""
+    quota_left: int | None = None
+    """Volume quota that is left to the account, as the venue told with this answer."""
+
+
+class Trade(Struct, frozen=True, gc=False):
+    """A public trade of the target."""
+
+    seq: int
+    ts: int
+    """When this process first held it, ns."""
+    ts_event: int | None
+    """When the venue made it, ns."""
+    px: int
+    """1e-9 quote currency."""
+    qty: int
+    """1e-9 base units."""
+    side: int
+    """Who took: BUY or SELL; 0 when the venue does not say."""
+
+
+class Status(Struct, frozen=True, gc=False):
+    """What is known of a feed beside its quotes, or what the operator commands: an input."""
+
+    seq: int
+    ts: int
+    source: str
+    """``signal``, ``target`` or ``operator``."""
+    kind: StatusKind
+    """``heartbeat``: the feed's connection lives; ``sibling``: another stream of it brought data;
+    ``connect``, ``disconnect``: of the feed; ``kill``, ``release``: the operator's kill switch."""
+    text: str = ""
+    """Details, for people."""
 
 
 # ---------------------------------------------------------------- analytics
@@ -105,21 +147,29 @@ class Mid(Struct, frozen=True, gc=False):
     ts: int
     mid: float
     """(bid + ask) / 2, quote currency."""
+    bid_px: int
+    """The book that it is the middle of, 1e-9."""
+    ask_px: int
 
 
 class Refusal(Struct, frozen=True):
-    """A book that must not be quoted on, with the values it was judged by."""
+    """Why nothing may be quoted, with the values that were judged."""
 
     seq: int
     """Sequence number of the refused quote; 0 when there was none yet."""
     ts: int
-    feed: Feed
+    """Instant of the refusal, ns."""
+    by: Source
     reason: str
-    """``missing``, ``no bid``, ``no ask``, ``zero price``, ``zero size`` or ``crossed``."""
+    """In the words of the guard, without its values; see ``docs/guards.md``."""
     bid_px: int | None = None
     ask_px: int | None = None
     bid_sz: int | None = None
     ask_sz: int | None = None
+    value: float | None = None
+    """What was judged, in the guard's unit."""
+    limit: float | None = None
+    """What it was judged against, in the same unit."""
 
 
 class Residual(Struct, frozen=True, gc=False):
@@ -143,7 +193,13 @@ class Anchor(Struct, frozen=True, gc=False):
     mid: float
     """Target mid, quote currency."""
     price: float
-    """The mid rounded to the price precision, halves away from zero."""
+    """The mid rounded to the price precision, halves away from zero; with ``fair_value`` the
+    signal's."""
+    bid_px: int
+    """The target's best prices, 1e-9."""
+    ask_px: int
+    widening: float = 1.0
+    """Factor on the half-spread: above 1 where the session guard widens."""
 
 
 class Inventory(Struct, frozen=True, gc=False):
@@ -157,6 +213,12 @@ class Inventory(Struct, frozen=True, gc=False):
     """Leaves quantity of all sell orders that are open or in flight, 1e-9 base units."""
     working: int = 0
     """Number of orders that are open or in flight."""
+    cash: int = 0
+    """Money received minus paid for fills, 1e-18 quote currency; fees are apart."""
+    fees: int = 0
+    """Fees paid, 1e-9 quote currency."""
+    rejects: int = 0
+    """How many of our orders the venue rejected."""
     resets: int = 0
     """How many orders ended in a way that makes the last quote void: rejected, expired, and with
     ``on_cancel_resubmit`` cancelled by somebody else."""
@@ -189,9 +251,10 @@ class Decision(Struct, frozen=True, kw_only=True):
     """Sequence number of the input it was made from, also when the throttle held it back since."""
     ts: int
     """Instant of the decision, ns; for a target that the throttle let go, the timer's due time."""
-    action: Literal["quote", "withdraw", "refuse", "hold"]
-    """``quote``: work these prices. ``withdraw``: work nothing. ``refuse``: an input was refused
-    and what works is left alone. ``hold``: the throttle keeps this target back."""
+    action: Literal["quote", "withdraw", "retract", "refuse", "hold"]
+    """``quote``: work these prices. ``withdraw``: work nothing. ``retract``: work no more than
+    these, and create nothing. ``refuse``: an input was refused and what works is left alone.
+    ``hold``: the throttle keeps this target back."""
     reason: str = ""
     """Why nothing (or only one side) is wanted, or what let a held target go."""
     signal_seq: int | None = None
@@ -202,6 +265,9 @@ class Decision(Struct, frozen=True, kw_only=True):
     target_seq: int | None = None
     target_ts: int | None = None
     target_mid: float | None = None
+    target_bid_px: int | None = None
+    """The target's best prices, 1e-9."""
+    target_ask_px: int | None = None
     anchor: float | None = None
     position: int | None = None
     """Net position that the skew used, 1e-9 base units."""
@@ -214,11 +280,17 @@ class Decision(Struct, frozen=True, kw_only=True):
     ask: float | None = None
     """anchor + half_spread + shift, before rounding."""
     bid_px: int | None = None
-    """Wanted bid, 1e-9; ``None`` when no bid is wanted."""
+    """Wanted bid, of several levels the highest, 1e-9; ``None`` when no bid is wanted."""
     ask_px: int | None = None
-    """Wanted ask, 1e-9; ``None`` when no ask is wanted."""
+    """Wanted ask, of several levels the lowest, 1e-9; ``None`` when no ask is wanted."""
+    bid_levels: int = 0
+    """Number of wanted bids; each is ``level_step`` below the one before."""
+    ask_levels: int = 0
+    """Number of wanted asks; each is ``level_step`` above the one before."""
+    level_step: int = 0
+    """Distance from level to level, 1e-9; 0 when there is one level."""
     qty: int | None = None
-    """Size of each side, 1e-9 base units."""
+    """Size of each level, 1e-9 base units."""
     bid_note: str | None = None
     """Why there is no bid although the target has one side."""
     ask_note: str | None = None
@@ -228,6 +300,12 @@ class Decision(Struct, frozen=True, kw_only=True):
     refused_ask_px: int | None = None
     refused_bid_sz: int | None = None
     refused_ask_sz: int | None = None
+    refused_value: float | None = None
+    """What a guard judged, in its unit; see ``docs/guards.md``."""
+    refused_limit: float | None = None
+    """What it was judged against."""
+    threshold_bps: float | None = None
+    """Requote threshold in force: above the setting's when a budget runs low."""
     unmoved: int = 0
     """Evaluations since the previous decision that changed nothing: below the threshold."""
 
@@ -247,7 +325,17 @@ class OrderUpdate(Struct, frozen=True, kw_only=True, gc=False):
     """The state entered; see ``sinks.orders``."""
     leaves: int
     """Still open or in flight after this change, 1e-9 base units; 0 once finished."""
+    px: int | None = None
+    """Its limit price, 1e-9; ``None`` for a market order."""
     filled: int = 0
     """Filled by this change alone, 1e-9 base units."""
+    fill_px: int | None = None
+    """Price of that fill, 1e-9."""
+    fee: int = 0
+    """Fee of that fill, 1e-9 quote currency."""
+    batch: int = 0
+    """Number of the batch that it went to the venue with, 1, 2, 3 …; 0 for the venue's answers."""
+    quota_left: int | None = None
+    """Volume quota that is left, as the venue told with this change."""
     requested: bool = True
     """False when the order was cancelled by somebody else."""

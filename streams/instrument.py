@@ -13,6 +13,7 @@ __all__ = [
     "ceil_ticks",
     "floor_ticks",
     "format_units",
+    "marked_pnl",
     "may_buy",
     "may_sell",
     "round_ticks",
@@ -109,6 +110,14 @@ def may_buy(exposure: int, size: int, limit: int) -> bool:
 def may_sell(exposure: int, size: int, limit: int) -> bool:
     """Tell whether one more sell keeps the worst case within the limit; a step."""
     return exposure - size >= -limit
+
+
+def marked_pnl(cash: int, fees: int, position: int, mark: int) -> int:
+    """Profit after fees with the position valued at ``mark``, rounded down; a step.
+
+    Units: cash 1e-18 quote currency; fees, mark and the result 1e-9; position 1e-9 base units.
+    """
+    return int((cash + position * mark) // UNIT - fees)
 
 
 class Instrument(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Recordings: the folder format, its checks, and reading it back in the one order of inputs.
 
-A recording is a folder with ``manifest.json`` and one Parquet file a feed. Everything is read and
-written in batches, so memory does not grow with length.
+A recording is a folder with ``manifest.json`` and one Parquet file for each kind of input; see
+``FILES``. Everything is read and written in batches, so memory does not grow with length.
 """
 
 from __future__ import annotations
@@ -10,36 +10,47 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast, get_args
 
 import msgspec
 import polars as pl
 from msgspec import Struct, field
 
-from streams.clock import ACCOUNT, SIGNAL, TARGET, Inputs
-from streams.events import AccountEvent, AccountKind
+from streams.events import BUY, SELL, AccountEvent, AccountKind, Status, StatusKind, Trade
 from streams.instrument import Instrument, format_units
+from streams.pump import ACCOUNT, MAX_SIGNALS, PAIR, SIGNAL, STATUS, TARGET, TRADE, Event, Inputs
 
 __all__ = [
     "ACCOUNT_SCHEMA",
+    "FILES",
     "MANIFEST",
     "QUOTE_SCHEMA",
+    "SIGNALS",
+    "STATUS_SCHEMA",
+    "TRADES_SCHEMA",
     "FileEntry",
     "FrameWriter",
     "Manifest",
     "QuoteChecker",
     "Recording",
     "RecordingError",
+    "TradeChecker",
     "as_quotes",
     "checked_quotes",
+    "checked_rows",
     "did_you_mean",
     "file_entry",
+    "merged_inputs",
     "read_manifest",
+    "rows_of",
     "scan_frames",
+    "schema_of",
     "sha256_of",
     "write_manifest",
 ]
@@ -62,10 +73,7 @@ QUOTE_SCHEMA: Final = pl.Schema(
         "flags": pl.UInt8(),
     }
 )
-"""``signal.parquet`` and ``target.parquet``; an imported recording may lack ``seq``."""
-
-_OPTIONAL_QUOTE_COLUMNS: Final = ("seq", "ts_event", "flags")
-_NULLABLE_QUOTE_COLUMNS: Final = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
+"""The signals' files and ``target.parquet``; an imported recording may lack ``seq``."""
 
 ACCOUNT_SCHEMA: Final = pl.Schema(
     {
@@ -79,11 +87,59 @@ ACCOUNT_SCHEMA: Final = pl.Schema(
         "fee": pl.Int64(),
         "liquidity": pl.String(),
         "reason": pl.String(),
+        "quota_left": pl.Int64(),
     }
 )
-"""``account.parquet``; ``seq`` shares one numbering with the quotes."""
+"""``account.parquet``; ``seq`` shares one numbering with the quotes. Files written before there was
+``quota_left`` lack it."""
 
-_KINDS: Final = {"account": ACCOUNT, "signal": SIGNAL, "target": TARGET}
+STATUS_SCHEMA: Final = pl.Schema(
+    {
+        "seq": pl.UInt64(),
+        "ts": pl.Int64(),
+        "source": pl.String(),
+        "kind": pl.String(),
+        "text": pl.String(),
+    }
+)
+"""``status.parquet``; an imported recording may lack ``seq``."""
+
+TRADES_SCHEMA: Final = pl.Schema(
+    {
+        "seq": pl.UInt64(),
+        "ts": pl.Int64(),
+        "ts_event": pl.Int64(),
+        "px": pl.Int64(),
+        "qty": pl.Int64(),
+        "side": pl.String(),
+        "trade_id": pl.String(),
+    }
+)
+"""``trades.parquet``, the target's public trades; an imported recording may lack ``seq``."""
+
+SIGNALS: Final = ("signal", *(f"signal_{n}" for n in range(2, MAX_SIGNALS + 1)))
+"""Names of the signals' files, in the order in which a recording has them."""
+
+FILES: Final[dict[str, int]] = {
+    "account": ACCOUNT,
+    "status": STATUS,
+    **{name: SIGNAL + n for n, name in enumerate(SIGNALS)},
+    "trades": TRADE,
+    "target": TARGET,
+}
+"""Files of inputs, without ``.parquet``, and the kind of their rows; in the order of ties."""
+
+_FURTHER_SIGNAL: Final = re.compile("signal_[0-9]+")
+# The merged frame's own column ``kind`` is a number.
+_EVENT_KIND: Final = "event_kind"
+_STATUS_SOURCES: Final = ("signal", "target", "operator")
+_SIDES: Final = {"BUY": BUY, "SELL": SELL}
+
+
+def schema_of(name: str) -> pl.Schema:
+    """The columns of a file of ``FILES``."""
+    others = {"account": ACCOUNT_SCHEMA, "status": STATUS_SCHEMA, "trades": TRADES_SCHEMA}
+    return others.get(name, QUOTE_SCHEMA)
 
 
 class RecordingError(ValueError):
@@ -111,11 +167,13 @@ class Manifest(Struct, kw_only=True):
     ended: str = "complete"
     """``complete``, or why not."""
     instruments: dict[str, Instrument] = field(default_factory=dict)
-    """By role: ``signal``, ``target``."""
+    """By role: ``signal``, ``signal_2`` …, ``target``."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings as used, all keys; never a secret."""
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By feed: where an import came from, and what it left out, counted by reason."""
+    markets: list[str] = field(default_factory=list)
+    """Of a run of several markets: the folders of its parts, by the targets' ids."""
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
 
@@ -210,6 +268,50 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+class _Layout(Struct, frozen=True):
+    """What a file of rows may look like on the way in."""
+
+    noun: str
+    schema: pl.Schema
+    nullable: tuple[str, ...]
+    defaults: Mapping[str, int | None]
+    """Columns that may be missing, and what they are then."""
+    may_lack_seq: bool = True
+
+    @property
+    def needed(self) -> list[str]:
+        """Columns that must be there."""
+        return [
+            name
+            for name in self.schema
+            if name not in self.defaults and not (name == "seq" and self.may_lack_seq)
+        ]
+
+
+_QUOTES: Final = _Layout(
+    "quotes",
+    QUOTE_SCHEMA,
+    nullable=("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz"),
+    defaults={"ts_event": None, "flags": 0},
+)
+_LAYOUTS: Final = {
+    "account": _Layout(
+        "account events",
+        ACCOUNT_SCHEMA,
+        nullable=("n", "venue_id", "px", "qty", "fee", "liquidity", "reason", "quota_left"),
+        defaults={"quota_left": None},
+        may_lack_seq=False,
+    ),
+    "status": _Layout("status rows", STATUS_SCHEMA, nullable=("text",), defaults={"text": None}),
+    "trades": _Layout(
+        "trades",
+        TRADES_SCHEMA,
+        nullable=("ts_event", "side", "trade_id"),
+        defaults={"ts_event": None, "side": None, "trade_id": None},
+    ),
+}
+
+
 def as_quotes(frames: pl.LazyFrame, path: Path) -> pl.LazyFrame:
     """Bring a frame of quotes to the column order and types of ``QUOTE_SCHEMA``, exactly.
 
@@ -218,46 +320,56 @@ def as_quotes(frames: pl.LazyFrame, path: Path) -> pl.LazyFrame:
 
     Errors: RecordingError naming the column when one is missing, unknown or not an integer.
     """
+    return _as_rows(frames, path, _QUOTES)
+
+
+def _as_rows(frames: pl.LazyFrame, path: Path, layout: _Layout) -> pl.LazyFrame:
     schema = frames.collect_schema()
-    known = list(QUOTE_SCHEMA)
+    known = list(layout.schema)
     absent = [name for name in known if name not in schema]
     for name in schema:
-        if name not in QUOTE_SCHEMA:
+        if name not in layout.schema:
             raise RecordingError(
                 f"{path}: unknown column {name!r}{did_you_mean(name, absent)}; "
-                f"quotes have the columns {', '.join(known)}; drop or rename it"
+                f"{layout.noun} have the columns {', '.join(known)}; drop or rename it"
             )
     columns: list[pl.Expr] = []
-    for name, wanted in QUOTE_SCHEMA.items():
-        if name not in schema:
-            if name not in _OPTIONAL_QUOTE_COLUMNS:
-                raise RecordingError(
-                    f"{path}: column {name!r} is missing; it has {', '.join(schema) or 'none'}, "
-                    f"quotes need ts, bid_px, ask_px, bid_sz, ask_sz"
-                )
-            if name == "ts_event":
-                columns.append(pl.lit(None, dtype=wanted).alias(name))
-            elif name == "flags":
-                columns.append(pl.lit(0, dtype=wanted).alias(name))
-            continue
-        found = schema[name]
-        if found == wanted:
-            columns.append(pl.col(name))
-        elif found.is_integer() or (found == pl.Null() and name in _NULLABLE_QUOTE_COLUMNS):
-            columns.append(pl.col(name).cast(wanted, strict=True))
-        else:
-            hint = {
-                "ts": "integer nanoseconds UTC", "ts_event": "integer nanoseconds UTC",
-            }.get(name, "integers of 1e-9")  # fmt: skip
+    for name, wanted in layout.schema.items():
+        if name in schema:
+            columns.append(_as_type(name, schema[name], wanted, path, layout))
+        elif name in layout.defaults:
+            columns.append(pl.lit(layout.defaults[name], dtype=wanted).alias(name))
+        elif name in layout.needed:
             raise RecordingError(
-                f"{path}: column {name!r} is {found}, must be {wanted} ({hint}); convert it "
-                f"exactly before the import, floats lose digits"
+                f"{path}: column {name!r} is missing; it has {', '.join(schema) or 'none'}, "
+                f"{layout.noun} need {', '.join(layout.needed)}"
             )
     return frames.select(columns)
 
 
-class QuoteChecker:
-    """Checks a feed of quotes batch by batch, carrying what batches have in common."""
+def _as_type(
+    name: str, found: pl.DataType, wanted: pl.DataType, path: Path, layout: _Layout
+) -> pl.Expr:
+    if found == wanted:
+        return pl.col(name)
+    exact = found.is_integer() or (wanted == pl.String() and found in (pl.Categorical, pl.Enum))
+    if exact or (found == pl.Null() and name in layout.nullable):
+        return pl.col(name).cast(wanted, strict=True)
+    hint = (
+        "text" if wanted == pl.String()
+        else "integer nanoseconds UTC" if name in ("ts", "ts_event")
+        else "integers of 1e-9"
+    )  # fmt: skip
+    raise RecordingError(
+        f"{path}: column {name!r} is {found}, must be {wanted} ({hint}); convert it "
+        f"exactly before the import, floats lose digits"
+    )
+
+
+class _RowChecker:
+    """Checks a file of rows batch by batch, carrying what batches have in common."""
+
+    _never_null: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, path: Path, instrument: Instrument | None = None) -> None:
         """Name the file for errors; with an instrument, prices must be on its tick."""
@@ -271,26 +383,19 @@ class QuoteChecker:
 
         Errors: RecordingError with the row (counted from 0), the value and the rule.
         """
-        for name in ("ts", "seq", "flags"):
+        for name in ("ts", "seq", *self._never_null):
             if name in batch.columns and batch[name].null_count():
                 self._refuse(batch, batch[name].is_null(), name, "must not be null")
         self._ordered(batch, "ts", strictly=False)
         if "seq" in batch.columns:
             self._ordered(batch, "seq", strictly=True)
         self._refuse(batch, batch["ts"] < 0, "ts", "must be ns since 1970, not negative")
-        for name in ("bid_sz", "ask_sz", "bid_px", "ask_px"):
-            rule = "must not be negative; a side that is absent is null"
-            self._refuse(batch, batch[name] < 0, name, rule)
-        if self._instrument is not None:
-            tick = self._instrument.tick_size
-            rule = (
-                f"is off the tick of {format_units(tick)} ({self._instrument.id} has "
-                f"{self._instrument.price_decimals} decimals in the settings)"
-            )
-            for name in ("bid_px", "ask_px"):
-                self._refuse(batch, batch[name] % tick != 0, name, rule)
+        self._values(batch)
         self._rows += batch.height
         return batch
+
+    def _values(self, batch: pl.DataFrame) -> None:
+        raise NotImplementedError
 
     def _refuse(self, batch: pl.DataFrame, bad: pl.Series, name: str, rule: str) -> None:
         if bad.any():
@@ -300,6 +405,27 @@ class QuoteChecker:
             raise RecordingError(
                 f"{self._path}: row {self._rows + at}: {name} = {batch[name][at]} {rule}{more}"
             )
+
+    def _known(self, batch: pl.DataFrame, name: str, known: Sequence[str]) -> None:
+        bad = ~batch[name].is_in(list(known))
+        if bad.any():
+            at = cast(int, bad.fill_null(False).arg_max())
+            value = batch[name][at]
+            raise RecordingError(
+                f"{self._path}: row {self._rows + at}: unknown {name} {value!r}"
+                f"{did_you_mean(value, known)}; {name} must be one of {', '.join(known)}"
+            )
+
+    def _on_tick(self, batch: pl.DataFrame, names: Sequence[str]) -> None:
+        if self._instrument is None:
+            return
+        tick = self._instrument.tick_size
+        rule = (
+            f"is off the tick of {format_units(tick)} ({self._instrument.id} has "
+            f"{self._instrument.price_decimals} decimals in the settings)"
+        )
+        for name in names:
+            self._refuse(batch, batch[name] % tick != 0, name, rule)
 
     def _ordered(self, batch: pl.DataFrame, name: str, *, strictly: bool) -> None:
         if not batch.height:
@@ -321,6 +447,61 @@ class QuoteChecker:
         self._last[name] = values[-1]
 
 
+class QuoteChecker(_RowChecker):
+    """Checks a feed of quotes batch by batch: order, signs, and the tick of the instrument."""
+
+    _never_null = ("flags",)
+
+    def _values(self, batch: pl.DataFrame) -> None:
+        for name in ("bid_sz", "ask_sz", "bid_px", "ask_px"):
+            rule = "must not be negative; a side that is absent is null"
+            self._refuse(batch, batch[name] < 0, name, rule)
+        self._on_tick(batch, ("bid_px", "ask_px"))
+
+
+class TradeChecker(_RowChecker):
+    """Checks public trades batch by batch: order, sides, and prices and sizes above zero."""
+
+    _never_null = ("px", "qty")
+
+    def _values(self, batch: pl.DataFrame) -> None:
+        for name in self._never_null:
+            self._refuse(batch, batch[name] <= 0, name, "must be positive; drop what is no trade")
+        self._known(batch, "side", list(_SIDES))
+        self._on_tick(batch, ("px",))
+
+
+class _StatusChecker(_RowChecker):
+    _never_null = ("source", "kind")
+
+    def _values(self, batch: pl.DataFrame) -> None:
+        self._known(batch, "source", _STATUS_SOURCES)
+        self._known(batch, "kind", get_args(StatusKind))
+
+
+class _AccountChecker(_RowChecker):
+    _never_null = ("kind",)
+
+    def _values(self, batch: pl.DataFrame) -> None:
+        self._known(batch, "kind", get_args(AccountKind))
+        unsound = batch["n"].is_null() | (batch["px"].fill_null(0) <= 0)
+        unsound |= batch["qty"].fill_null(0) <= 0
+        bare = (batch["kind"] == "fill") & unsound
+        if bare.any():
+            at = cast(int, bare.arg_max())
+            fill = batch.row(at, named=True)
+            raise RecordingError(
+                f"{self._path}: row {self._rows + at}: the fill at seq {fill['seq']} has "
+                f"n = {fill['n']}, px = {fill['px']}, qty = {fill['qty']}; a fill must name our "
+                f"order, a positive price and a positive size"
+            )
+
+
+_CHECKERS: Final[dict[str, type[_RowChecker]]] = {
+    "account": _AccountChecker, "status": _StatusChecker, "trades": TradeChecker,
+}  # fmt: skip
+
+
 def checked_quotes(
     path: Path, instrument: Instrument | None = None, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pl.DataFrame]:
@@ -328,8 +509,27 @@ def checked_quotes(
 
     Errors: RecordingError, as of ``as_quotes`` and ``QuoteChecker``, or if the file is truncated.
     """
-    frames = as_quotes(scan_frames(path), path)
-    checker = QuoteChecker(path, instrument)
+    return _checked(path, _QUOTES, QuoteChecker(path, instrument), batch_rows)
+
+
+def checked_rows(
+    name: str, path: Path, instrument: Instrument | None = None, batch_rows: int = BATCH_ROWS
+) -> Iterator[pl.DataFrame]:
+    """Read a Parquet file that is, or is to be, ``name`` of ``FILES`` in checked batches.
+
+    Shape: batches in ``schema_of(name)``'s order; without ``seq`` when the file has none, other
+        columns that may be missing are there.
+    Errors: RecordingError naming the column, or the row, its value and the rule; or if the file is
+        truncated.
+    """
+    layout, checker = _LAYOUTS.get(name, _QUOTES), _CHECKERS.get(name, QuoteChecker)
+    return _checked(path, layout, checker(path, instrument), batch_rows)
+
+
+def _checked(
+    path: Path, layout: _Layout, checker: _RowChecker, batch_rows: int
+) -> Iterator[pl.DataFrame]:
+    frames = _as_rows(scan_frames(path), path, layout)
     for batch in _batches(frames, path, batch_rows):
         yield checker.check(batch)
 
@@ -411,7 +611,8 @@ class Recording:
     def open(cls, folder: Path) -> Recording:
         """Open a recording and verify that its files are the ones its manifest describes.
 
-        Errors: RecordingError if the manifest or a feed is missing or a file was changed.
+        Errors: RecordingError if the manifest or a feed is missing, the signals' numbers have a
+            gap, or a file was changed.
         """
         manifest = read_manifest(folder)
         for feed in ("signal", "target"):
@@ -420,13 +621,17 @@ class Recording:
                     f"{folder} has no {feed} quotes, a replay needs both feeds; "
                     f"add them with `marble import ... --as {feed} --out {folder}`"
                 )
-        for feed in _KINDS:
-            if feed not in manifest.files:
+        _require_no_gap(folder, manifest)
+        for name in FILES:
+            if name not in manifest.files:
                 continue
-            path = folder / f"{feed}.parquet"
+            path = folder / f"{name}.parquet"
             if not path.is_file():
-                raise RecordingError(f"{path} is missing although the manifest lists it")
-            if sha256_of(path) != manifest.files[feed].sha256:
+                raise RecordingError(
+                    f"{path} is missing although the manifest lists it; put it back, or import "
+                    f"the recording again"
+                )
+            if sha256_of(path) != manifest.files[name].sha256:
                 raise RecordingError(
                     f"{path} is not the file that the manifest describes (its sha256 differs): "
                     f"truncated or changed. Import it again"
@@ -435,52 +640,135 @@ class Recording:
 
     @property
     def rows(self) -> int:
-        """Number of recorded quotes and account events."""
-        return sum(entry.rows for name, entry in self.manifest.files.items() if name in _KINDS)
+        """Number of recorded inputs of all kinds."""
+        return sum(entry.rows for name, entry in self.manifest.files.items() if name in FILES)
 
     @property
     def has_answers(self) -> bool:
         """True when the venue's answers were recorded with the quotes."""
         return "account" in self.manifest.files
 
+    @property
+    def has_trades(self) -> bool:
+        """True when the target's public trades were recorded."""
+        return "trades" in self.manifest.files
+
+    @property
+    def signals(self) -> int:
+        """Number of signals, at least 1."""
+        return sum(name in self.manifest.files for name in SIGNALS)
+
     def inputs(
         self, target: Instrument, *, recorded: bool, batch_rows: int = BATCH_ROWS
     ) -> Iterator[tuple[Inputs, pl.DataFrame]]:
         """Yield the inputs in their one order, with the frame that each batch came from.
 
-        By ``seq`` when every feed has it, else by ``ts`` with ties in the order account, signal,
-        target. With ``recorded`` the venue's recorded answers are among them and the recorded
-        sequence numbers are kept.
+        By ``seq`` when every file has it, else by ``ts`` with ties in the order of ``FILES``. With
+        ``recorded`` the venue's recorded answers are among them and the recorded sequence numbers
+        are kept. Status rows, trades and further signals always are, if there are any.
 
-        Errors: RecordingError for unsound rows, as of ``checked_quotes``.
+        Errors: RecordingError for unsound rows, as of ``checked_rows``; if some files have ``seq``
+            and others not, or two share a number.
         """
-        feeds: dict[str, Iterator[pl.DataFrame]] = {}
-        paths = {name: self.folder / f"{name}.parquet" for name in _KINDS}
-        if recorded:
-            feeds["account"] = _checked_account(paths["account"], batch_rows)
-        feeds["signal"] = checked_quotes(paths["signal"], None, batch_rows)
-        feeds["target"] = checked_quotes(paths["target"], target, batch_rows)
-        with_seq = {
-            name: "seq" in scan_frames(paths[name]).collect_schema()
-            for name in ("signal", "target")
+        return merged_inputs([self], [target], recorded=recorded, batch_rows=batch_rows)
+
+    def paths(self, *, recorded: bool) -> dict[str, Path]:
+        """The files that hold inputs, by name; the venue's answers only if they are asked for."""
+        return {
+            name: self.folder / f"{name}.parquet"
+            for name in FILES
+            if name in self.manifest.files and (recorded or name != "account")
         }
-        by_seq = all(with_seq.values())
-        if (any(with_seq.values()) and not by_seq) or (recorded and not by_seq):
-            lacking = next(name for name, has in with_seq.items() if not has)
+
+    def is_numbered(self, paths: Mapping[str, Path]) -> bool:
+        """Tell whether the files have ``seq``.
+
+        Errors: RecordingError if some have it and others not.
+        """
+        has = {name: "seq" in scan_frames(path).collect_schema() for name, path in paths.items()}
+        if any(has.values()) and not all(has.values()):
+            lacking = next(name for name in has if not has[name])
             raise RecordingError(
                 f"{paths[lacking]} has no column seq although other files of {self.folder} have; "
-                f"either every feed is numbered or none is"
+                f"either every file is numbered or none is. Import the recording again"
             )
-        checker = _MergedChecker(self.folder)
-        for frame in _merge(feeds, "seq" if by_seq else "ts"):
-            checker.check(frame, by_seq=by_seq)
-            if not by_seq:
-                same = (frame["ts"] == frame["ts"].shift(1, fill_value=checker.before_ts)) & (
-                    frame["kind"] != frame["kind"].shift(1, fill_value=checker.before_kind)
-                )
-                self.ties += int(same.sum())
-            checker.remember(frame)
-            yield _as_inputs(frame, recorded=recorded), frame
+        return all(has.values())
+
+
+def merged_inputs(
+    recordings: Sequence[Recording],
+    targets: Sequence[Instrument],
+    *,
+    recorded: bool,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[tuple[Inputs, pl.DataFrame]]:
+    """Yield the inputs of several recordings in one order; see ``Recording.inputs``.
+
+    The kinds of the second recording's rows are those of ``FILES`` plus ``PAIR``, of the third plus
+    twice that; ties of ``ts`` go in this order.
+
+    Errors: as of ``Recording.inputs``; RecordingError if with ``recorded`` two recordings are not
+        parts of one run.
+    """
+    feeds: dict[str, Iterator[pl.DataFrame]] = {}
+    kinds: dict[str, int] = {}
+    numbered: list[bool] = []
+    for i, (recording, target) in enumerate(zip(recordings, targets, strict=True)):
+        paths = recording.paths(recorded=recorded)
+        numbered.append(recording.is_numbered(paths))
+        for name, path in paths.items():
+            # What a signal's prices are counted in is not ours to know.
+            priced = target if name in ("target", "trades") else None
+            feeds[f"{i}/{name}"] = checked_rows(name, path, priced, batch_rows)
+            kinds[f"{i}/{name}"] = FILES[name] + i * PAIR
+    # Numbers of recordings that were made apart say nothing about their common order.
+    by_seq = all(numbered) and (len(recordings) == 1 or recorded)
+    checker = _MergedChecker(recordings[0].folder)
+    for frame in _merge(feeds, kinds, "seq" if by_seq else "ts"):
+        checker.check(frame, by_seq=by_seq)
+        if not by_seq:
+            same = (frame["ts"] == frame["ts"].shift(1, fill_value=checker.before_ts)) & (
+                frame["kind"] != frame["kind"].shift(1, fill_value=checker.before_kind)
+            )
+            recordings[0].ties += int(same.sum())
+        checker.remember(frame)
+        yield _as_inputs(frame, recorded=recorded), frame
+
+
+def _require_no_gap(folder: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        if _FURTHER_SIGNAL.fullmatch(name) and name not in SIGNALS:
+            raise RecordingError(
+                f"{folder} has {name}, further signals are {SIGNALS[1]} to {SIGNALS[-1]}; "
+                f"leave it out of the recording"
+            )
+    held = [name for name in SIGNALS if name in manifest.files]
+    for name, wanted in zip(held, SIGNALS, strict=False):
+        if name != wanted:
+            raise RecordingError(
+                f"{folder} has {name} but no {wanted}; signals are numbered without a gap. "
+                f"Add it with `marble import ... --as {wanted} --out {folder}`"
+            )
+
+
+def rows_of(
+    frame: pl.DataFrame, name: str, seqs: Sequence[int] | pl.Series, base: int = 0
+) -> pl.DataFrame:
+    """Take the rows of one file out of a frame of ``Recording.inputs``, with the given numbers.
+
+    ``seqs`` has one number for each row of the frame. Who takes out several files of one frame
+    gives a Series of UInt64, which costs nothing to hand on. ``base`` is what the recording's kinds
+    start at in a frame of several, see ``merged_inputs``.
+
+    Shape: in ``schema_of(name)``, rows in order; empty when the frame has none of that file.
+    """
+    schema = schema_of(name)
+    mine = frame["kind"] == base + FILES[name]
+    if not mine.any():
+        return pl.DataFrame(schema=schema)
+    columns = [pl.col(_EVENT_KIND).alias("kind") if c == "kind" else pl.col(c) for c in schema]
+    numbers = pl.Series("seq", seqs, dtype=pl.UInt64)
+    return frame.with_columns(numbers).filter(mine).select(columns)
 
 
 class _MergedChecker:
@@ -515,36 +803,10 @@ class _MergedChecker:
         self.before_ts, self.before_kind = frame["ts"][-1], frame["kind"][-1]
 
 
-def _checked_account(path: Path, batch_rows: int) -> Iterator[pl.DataFrame]:
-    frames = scan_frames(path)
-    schema = frames.collect_schema()
-    if dict(schema) != dict(ACCOUNT_SCHEMA):
-        raise RecordingError(
-            f"{path} has the columns {dict(schema)}, must have {dict(ACCOUNT_SCHEMA)}"
-        )
-    kinds = AccountKind.__args__  # type: ignore[attr-defined]
-    for batch in _batches(frames, path, batch_rows):
-        unknown = batch.filter(~pl.col("kind").is_in(list(kinds)) | pl.col("kind").is_null())
-        if unknown.height:
-            raise RecordingError(
-                f"{path}: unknown kind {unknown['kind'][0]!r} at seq {unknown['seq'][0]}; "
-                f"account events are {', '.join(kinds)}"
-            )
-        bare = batch.filter(
-            (pl.col("kind") == "fill")
-            & (pl.col("n").is_null() | pl.col("px").is_null() | (pl.col("qty").fill_null(0) <= 0))
-        )
-        if bare.height:
-            raise RecordingError(
-                f"{path}: the fill at seq {bare['seq'][0]} has n = {bare['n'][0]}, "
-                f"px = {bare['px'][0]}, qty = {bare['qty'][0]}; a fill must name our order, a "
-                f"price and a positive size"
-            )
-        yield batch.rename({"kind": "account_kind"})
-
-
-def _merge(feeds: Mapping[str, Iterator[pl.DataFrame]], key: str) -> Iterator[pl.DataFrame]:
-    """Merge sorted feeds by ``key``; ties in the order of ``_KINDS``. Holds a batch a feed."""
+def _merge(
+    feeds: Mapping[str, Iterator[pl.DataFrame]], kinds: Mapping[str, int], key: str
+) -> Iterator[pl.DataFrame]:
+    """Merge sorted feeds by ``key``; ties in the order of ``kinds``. Holds a batch a feed."""
     buffers: dict[str, pl.DataFrame] = {}
     live: dict[str, Iterator[pl.DataFrame]] = {}
 
@@ -553,7 +815,9 @@ def _merge(feeds: Mapping[str, Iterator[pl.DataFrame]], key: str) -> Iterator[pl
         if batch is None:
             del live[name]
             return
-        batch = batch.with_columns(pl.lit(_KINDS[name], dtype=pl.Int64).alias("kind"))
+        if "kind" in batch.columns:
+            batch = batch.rename({"kind": _EVENT_KIND})
+        batch = batch.with_columns(pl.lit(kinds[name], dtype=pl.Int64).alias("kind"))
         old = buffers.get(name)
         buffers[name] = batch if old is None or not old.height else pl.concat([old, batch])
 
@@ -588,13 +852,6 @@ def _first_at_least(values: pl.Series, bound: int) -> int:
 
 
 def _as_inputs(frame: pl.DataFrame, *, recorded: bool) -> Inputs:
-    account: list[AccountEvent] = []
-    if recorded and "reason" in frame.columns:
-        rows = frame.filter(pl.col("kind") == ACCOUNT).select(
-            pl.col("account_kind").alias("kind"), *(c for c in ACCOUNT_SCHEMA if c != "kind")
-        )
-        account = [AccountEvent(**row) for row in rows.iter_rows(named=True)]
-
     return Inputs(
         kind=_column(frame, "kind"),
         ts=_column(frame, "ts"),
@@ -605,8 +862,44 @@ def _as_inputs(frame: pl.DataFrame, *, recorded: bool) -> Inputs:
         ask_sz=_column(frame, "ask_sz"),
         flags=_column(frame, "flags"),
         seq=frame["seq"].to_list() if recorded else None,
-        account=account,
+        events=_events(frame),
     )
+
+
+def _events(frame: pl.DataFrame) -> list[Event]:
+    """What stands behind the rows that are no quotes, in the order of the rows."""
+    if _EVENT_KIND not in frame.columns and "qty" not in frame.columns:
+        return []
+    found: list[tuple[int, Event]] = []
+    kinds = frame["kind"] % PAIR
+    for kind, read in ((ACCOUNT, _answers), (STATUS, _statuses), (TRADE, _trades)):
+        at = (kinds == kind).arg_true()
+        if at.len():
+            found += zip(at.to_list(), read(frame[at]), strict=True)
+    found.sort(key=itemgetter(0))
+    return [event for _, event in found]
+
+
+def _answers(rows: pl.DataFrame) -> Iterator[AccountEvent]:
+    names = (c for c in ACCOUNT_SCHEMA if c != "kind")
+    answers = rows.select(pl.col(_EVENT_KIND).alias("kind"), *names)
+    return (AccountEvent(**row) for row in answers.iter_rows(named=True))
+
+
+def _statuses(rows: pl.DataFrame) -> Iterator[Status]:
+    columns = (rows["source"], rows[_EVENT_KIND], rows["text"].fill_null(""))
+    return map(Status, _seqs(rows), rows["ts"], *columns)
+
+
+def _trades(rows: pl.DataFrame) -> Iterator[Trade]:
+    sides = rows["side"].replace_strict(_SIDES, default=0, return_dtype=pl.Int64)
+    columns = (rows["ts"], rows["ts_event"], rows["px"], rows["qty"], sides)
+    return map(Trade, _seqs(rows), *(column.to_list() for column in columns))
+
+
+def _seqs(rows: pl.DataFrame) -> Iterable[int]:
+    """Recorded numbers; 0 where the pump will give them."""
+    return rows["seq"].to_list() if "seq" in rows.columns else repeat(0)
 
 
 def _column(frame: pl.DataFrame, name: str) -> Sequence[Any]:

@@ -10,7 +10,8 @@ from reactivex.testing import Recorded
 from reactivex.testing.marbles import marbles_testing
 
 from operators.operator import Operator
-from streams.clock import Clock, Hot
+from streams.clock import Clock
+from streams.pump import Hot
 
 __all__ = [
     "MILLISECOND",

@@ -13,8 +13,9 @@ from marblemaker.replay import parameters_of, replay
 from marblemaker.settings import load_settings
 from operators.quoting import quoting
 from operators.residual import first_baseline
-from streams.clock import SIGNAL, Clock, Inputs, Pump
+from streams.clock import Clock
 from streams.events import BUY, Decision, OrderUpdate, Quote
+from streams.pump import SIGNAL, Inputs, Pump
 from streams.recording import Recording
 
 SETTINGS = load_settings()

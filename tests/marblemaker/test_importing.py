@@ -14,11 +14,9 @@ import databento_dbn
 import msgspec
 import polars as pl
 import pytest
-from msgspec import convert
 
 from marblemaker import importing
 from marblemaker.importing import Imported, import_databento, import_frames, import_lighter_csv
-from streams.events import Feed
 from streams.instrument import Instrument
 from streams.recording import (
     FrameWriter,
@@ -370,7 +368,7 @@ def test_a_refused_import_leaves_everything_as_it_was(tmp_path: Path, existing: 
         lambda: import_databento(off, "NVDA", "target", out, price_decimals=2),
         lambda: import_databento(off, "TSLA", "target", out),
         lambda: import_databento(text, "NVDA", "target", out),
-        lambda: import_databento(off, "NVDA", convert("both", Any), out),
+        lambda: import_databento(off, "NVDA", "both", out),
     ]
 
     for number, attempt in enumerate(attempts):
@@ -506,8 +504,7 @@ def test_a_missing_truncated_or_foreign_file_of_frames_is_refused(tmp_path: Path
 
 def test_frames_replace_both_feeds_only_when_asked_to(tmp_path: Path) -> None:
     out, files = tmp_path / "rec", frame_files(tmp_path, GOOD, GOOD)
-    role: Feed = "signal"
-    import_databento(dbn_file(tmp_path, UNIT), "NVDA", role, out)
+    import_databento(dbn_file(tmp_path, UNIT), "NVDA", "signal", out)
     before = everything(out)
 
     with pytest.raises(RecordingError, match="already has signal"):
@@ -517,3 +514,245 @@ def test_frames_replace_both_feeds_only_when_asked_to(tmp_path: Path) -> None:
 
     assert Recording.open(out).rows == 4
     assert read_manifest(out).sources["signal"]["kind"] == "frames"
+
+
+# ---------------------------------------------------------------- trades, further signals, status
+
+
+def tape(folder: Path, *lines: str, name: str = "trades.csv") -> Path:
+    path = folder / name
+    path.write_text("".join(f"2025-09-15T22:56:16.{line}\n" for line in lines))
+    return path
+
+
+def add_trades(folder: Path, out: Path, symbol: str = "ETH", **options: Any) -> Imported:
+    lines = ["1,4510.49,1,buy,7,1", "2,4511,0.5,sell,8,1", "1,4510.49,1,buy,7,1", "2,4511,1,,,1"]
+    return import_lighter_csv(tape(folder, *lines), "trades", symbol, 2, 4, out, **options)
+
+
+@pytest.mark.parametrize("trades_first", [False, True])
+def test_trades_and_further_signals_join_a_recording_in_any_order(
+    tmp_path: Path, trades_first: bool
+) -> None:
+    out = tmp_path / "rec"
+    second = csv_file(tmp_path, "3,1,1,2,1").rename(tmp_path / "second.csv")
+    steps: list[Callable[[], Imported]] = [
+        lambda: add_signal(tmp_path, out),
+        lambda: add_target(tmp_path, out),
+        lambda: import_databento(tmp_path / "nvda.dbn", "AMD", "signal_3", out),
+        lambda: import_lighter_csv(second, "signal_2", "BTC", 1, 5, out),
+        lambda: add_trades(tmp_path, out),
+    ]
+    dbn_file(tmp_path, 180 * UNIT, 181 * UNIT)
+
+    results = [step() for step in (reversed(steps) if trades_first else steps)]
+
+    trades = results[0 if trades_first else -1]
+    assert (trades.rows_in, trades.rows_out) == (4, 3)
+    assert (trades.refused, trades.noted) == ({"repeated trade_id": 1}, {})
+    assert trades.feeds == {"trades": 3}
+    opened = Recording.open(out)
+    assert (opened.signals, opened.has_trades, opened.rows) == (3, True, 9)
+    manifest = opened.manifest
+    assert set(manifest.instruments) == {"signal", "signal_2", "signal_3", "target"}
+    assert manifest.instruments["signal_2"].id == "BTC.LIGHTER"
+    assert manifest.instruments["signal_3"].id == "AMD.EQUS"
+    source = manifest.sources["trades"]
+    assert (source["instrument"], source["refused"]) == ("ETH.LIGHTER", {"repeated trade_id": 1})
+    assert (source["records_in"], source["rows_out"]) == (4, 3)
+    batches = list(opened.inputs(manifest.instruments["target"], recorded=False))
+    assert sum(len(inputs.events) for inputs, _ in batches) == 3
+    assert everything(out).keys() == {
+        "manifest.json", "signal.parquet", "signal_2.parquet", "signal_3.parquet",
+        "target.parquet", "trades.parquet",
+    }  # fmt: skip
+
+
+def test_trades_that_are_there_are_kept_unless_replacing_was_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "rec"
+    add_trades(tmp_path, out)
+    before = everything(out)
+
+    with pytest.raises(RecordingError, match=r"already has trades \(3 rows\)"):
+        add_trades(tmp_path, out)
+    assert everything(out) == before
+    other = tape(tmp_path, "5,1,1,buy,1,1", name="other.csv")
+    import_lighter_csv(other, "trades", "ETH", 2, 4, out, replace=True)
+    assert read_manifest(out).files["trades"].rows == 1
+
+
+def test_trades_must_be_the_targets(tmp_path: Path) -> None:
+    error = r"the trades are of .*, the target is .*--symbol"
+    add_target(tmp_path, tmp_path / "a")
+    add_trades(tmp_path, tmp_path / "b", "BTC")
+    before = everything(tmp_path / "a"), everything(tmp_path / "b")
+
+    with pytest.raises(RecordingError, match=error):
+        add_trades(tmp_path, tmp_path / "a", "BTC")
+    with pytest.raises(RecordingError, match=error):
+        add_target(tmp_path, tmp_path / "b")
+
+    assert (everything(tmp_path / "a"), everything(tmp_path / "b")) == before
+
+
+def test_a_refused_capture_of_trades_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "rec"
+    add_target(tmp_path, out)
+    late = tape(tmp_path, "5,1,1,buy,1,1", "4,1,1,buy,2,1", name="late.csv")
+    nothing = tape(tmp_path, name="nothing.csv")
+    quotes = csv_file(tmp_path, "5,1,1,2,1")
+    before = everything(tmp_path)
+    attempts: list[tuple[Callable[[], Imported], str]] = [
+        (lambda: import_lighter_csv(late, "trades", "ETH", 2, 4, out), "line 2: the clock goes"),
+        (lambda: import_lighter_csv(nothing, "trades", "ETH", 2, 4, out), "gives no trades; a"),
+        (lambda: import_lighter_csv(quotes, "trades", "ETH", 2, 4, out), "side is '2'"),
+        (lambda: import_lighter_csv(late, "trade", "ETH", 2, 4, out), "did you mean trades"),
+        (lambda: import_lighter_csv(quotes, "signal_8", "ETH", 2, 4, out), "must be one of"),
+        (lambda: import_databento(late, "ETH", "trades", out), "must be one of signal, signal_2"),
+    ]
+
+    for attempt, error in attempts:
+        with pytest.raises(RecordingError, match=error):
+            attempt()
+        assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(("name", "decimals", "line"), [("BTC", (1, 5), 169), ("ETH", (2, 4), 167)])
+def test_captured_trades_import_in_their_halves(
+    tmp_path: Path, name: str, decimals: tuple[int, int], line: int
+) -> None:
+    found = SHARED / "lighter-capture-2025-09-15" / f"trades_{name}.csv"
+    if not found.exists():
+        pytest.skip("the capture is not here")
+    lines = found.read_text().splitlines(keepends=True)
+    with pytest.raises(RecordingError, match=f"line {line}: the clock goes back"):
+        import_lighter_csv(found, "trades", name, *decimals, tmp_path / "rec")
+    rows = 0
+    for number, half in enumerate((lines[: line - 1], lines[line - 1 :])):
+        file = tmp_path / f"{number}.csv"
+        file.write_text("".join(half))
+        result = import_lighter_csv(file, "trades", name, *decimals, tmp_path / f"rec-{number}")
+        rows += result.rows_out
+    assert rows == len(lines) - 1
+
+
+def trade_rows(*ts: int, **columns: Any) -> pl.DataFrame:
+    n = len(ts)
+    base: dict[str, Any] = {"ts": list(ts), "px": [180 * UNIT] * n, "qty": [UNIT] * n}
+    return pl.DataFrame({**base, **columns})
+
+
+def status_rows(*ts: int, **columns: Any) -> pl.DataFrame:
+    n = len(ts)
+    base: dict[str, Any] = {"ts": list(ts), "source": ["signal"] * n, "kind": ["heartbeat"] * n}
+    return pl.DataFrame({**base, **columns})
+
+
+def extra_files(folder: Path, trades: pl.DataFrame, status: pl.DataFrame) -> dict[str, Any]:
+    paths = {"trades": folder / "T.parquet", "status": folder / "S.parquet"}
+    trades.write_parquet(paths["trades"])
+    status.write_parquet(paths["status"])
+    return paths
+
+
+def test_frames_bring_trades_and_status_rows_with_them(tmp_path: Path) -> None:
+    files = frame_files(tmp_path, GOOD, GOOD)
+    trades = trade_rows(1, 2, side=["BUY", None], trade_id=["a", None])
+    extra = extra_files(tmp_path, trades, status_rows(2, kind=["disconnect"], text=["lost"]))
+
+    result = import_frames(*files, INSTRUMENTS, tmp_path / "rec", **extra)
+
+    assert result.feeds == {"signal": 2, "target": 2, "trades": 2, "status": 1}
+    assert (result.rows_in, result.rows_out, result.ties) == (7, 7, 5)
+    came = pl.read_parquet(tmp_path / "rec" / "trades.parquet")
+    assert came.select(trades.columns).rows() == trades.rows()
+    manifest = read_manifest(tmp_path / "rec")
+    assert manifest.instruments == INSTRUMENTS
+    assert manifest.sources["trades"]["instrument"] == "NVDA-PERP.LIGHTER"
+    assert manifest.sources["status"]["file"] == "S.parquet"
+
+
+@pytest.mark.parametrize(
+    ("trades", "status", "error"),
+    [
+        (trade_rows(1, px=[UNIT + 1]), status_rows(1), "row 0: px = 1000000001 is off the tick"),
+        (trade_rows(1, qty=[0]), status_rows(1), "row 0: qty = 0 must be positive"),
+        (trade_rows(2, 1), status_rows(1), "row 1: ts 1 comes after 2"),
+        (trade_rows(1, seq=[1]), status_rows(1), "A.parquet has no column seq, .*T.parquet has"),
+        (trade_rows(1), status_rows(1, kind=["x"]), "row 0: unknown kind 'x'"),
+        (trade_rows(1), status_rows(1, sourc=["x"]), "unknown column 'sourc'"),
+        (trade_rows(1).clear(), status_rows(1), "gives no trades"),
+    ],
+)
+def test_unsound_trades_or_status_rows_are_refused_and_leave_nothing(
+    tmp_path: Path, trades: pl.DataFrame, status: pl.DataFrame, error: str
+) -> None:
+    files = frame_files(tmp_path, GOOD, GOOD)
+    extra = extra_files(tmp_path, trades, status)
+    before = everything(tmp_path)
+
+    with pytest.raises(RecordingError, match=error):
+        import_frames(*files, INSTRUMENTS, tmp_path / "rec", **extra)
+    assert everything(tmp_path) == before
+
+
+def test_numbers_are_unique_over_all_files_of_frames(tmp_path: Path) -> None:
+    files = frame_files(tmp_path, NUMBERED, quotes(1, seq=[2]))
+    extra = extra_files(tmp_path, trade_rows(2, seq=[4]), status_rows(2, seq=[3]))
+
+    with pytest.raises(RecordingError, match="seq 3 occurs in two files"):
+        import_frames(*files, INSTRUMENTS, tmp_path / "rec", **extra)
+    status_rows(2, seq=[5]).write_parquet(extra["status"])
+    assert import_frames(*files, INSTRUMENTS, tmp_path / "rec", **extra).ties == 0
+
+
+def test_unnumbered_trades_are_not_added_to_a_numbered_recording(tmp_path: Path) -> None:
+    out = tmp_path / "rec"
+    import_frames(*frame_files(tmp_path, NUMBERED, quotes(1, seq=[2])), INSTRUMENTS, out)
+    before = everything(out)
+
+    with pytest.raises(RecordingError, match="either every feed is numbered or none"):
+        add_trades(tmp_path, out)
+    assert everything(out) == before
+
+
+def test_what_stays_in_a_recording_must_be_numbered_like_what_replaces_the_rest(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "rec"
+    trades = extra_files(tmp_path, trade_rows(2, seq=[4]), status_rows(2))["trades"]
+    numbered = frame_files(tmp_path, NUMBERED, quotes(1, seq=[2]))
+    import_frames(*numbered, INSTRUMENTS, out, trades=trades)
+    before = everything(out)
+
+    with pytest.raises(RecordingError, match=r"trades.parquet has column seq, this import has no"):
+        import_frames(*frame_files(tmp_path, GOOD, GOOD), INSTRUMENTS, out, replace=True)
+    assert everything(out) == before
+
+
+def test_the_commands_import_trades_further_signals_and_status_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from marblemaker.cli import main
+
+    out = str(tmp_path / "rec")
+    files = frame_files(tmp_path, GOOD, GOOD)
+    extra = extra_files(tmp_path, trade_rows(1), status_rows(1))
+    more = [f"--{name}={path}" for name, path in extra.items()]
+    frames = ["import", "frames", f"--signal={files[0]}", f"--target={files[1]}", *more]
+    capture = str(csv_file(tmp_path, "1,4510.49,1,4511,1"))
+    decimals = ["--price-decimals=2", "--size-decimals=4", "--symbol=ETH", "--out", out]
+    second = ["import", "lighter-csv", capture, "--as", "signal_2", *decimals]
+    dbn = str(dbn_file(tmp_path, UNIT))
+    third = ["import", "databento", dbn, "--as", "signal_3", "--symbol", "NVDA", "--out", out]
+    other = ["import", "lighter-csv", str(tape(tmp_path, "1,1,1,buy,7,1")), "--as", "trades"]
+
+    assert main([*frames, "--out", out]) == 0
+    assert "2 target quotes, 1 trades, 1 status rows" in capsys.readouterr().out
+    assert main(second) == 0
+    assert main(third) == 0
+    assert main([*other, *decimals]) == 1
+    assert "already has trades" in capsys.readouterr().err
+    assert main([*other, *decimals[:-1], str(tmp_path / "new")]) == 0
+    assert "1 trades" in capsys.readouterr().out
+    assert Recording.open(tmp_path / "rec").signals == 3

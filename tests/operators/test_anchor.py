@@ -6,8 +6,8 @@ from decimal import ROUND_HALF_UP, Decimal
 import pytest
 
 from operators.anchor import anchor, anchor_price, anchor_price_1e16
-from streams.clock import Hot
 from streams.events import Anchor, Mid, Refusal
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 CROSSED = Refusal(9, 90, "target", "crossed", 2, 1)

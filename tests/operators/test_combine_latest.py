@@ -7,7 +7,7 @@ import reactivex as rx
 from reactivex import Observable
 
 from operators.combine import combine_latest
-from streams.clock import Hot
+from streams.pump import Hot
 from tests.marbles import expect, play_graph, subscribers
 
 LETTERS = {name: name for name in "abcdwxyz"}

@@ -8,8 +8,8 @@ from reactivex import Observable
 from reactivex import operators as ops
 
 from operators.inventory import inventory, voids_last_quote
-from streams.clock import Hot
 from streams.events import BUY, SELL, Inventory, OrderUpdate
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 

@@ -8,9 +8,9 @@ from reactivex import operators as ops
 
 from operators.ladder import ask_price, bid_price, half_spread, ladder
 from operators.operator import Operator
-from streams.clock import Hot
 from streams.events import Anchor, Decision, Inventory, Residual, Skewed
 from streams.instrument import may_buy, may_sell
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 UNIT = 1_000_000_000

@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 
 from operators.mid import mid, mid_price, mid_price_1e16
-from streams.clock import Hot
 from streams.events import Mid, Quote, Refusal
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 UNIT = 1_000_000_000

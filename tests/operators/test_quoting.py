@@ -10,9 +10,10 @@ from reactivex import operators as ops
 
 from operators.quoting import Parameters, quoting
 from operators.residual import first_baseline, set_baseline
-from streams.clock import Clock, Hot
+from streams.clock import Clock
 from streams.events import BUY, SELL, Decision, OrderUpdate, Quote
 from streams.instrument import Instrument
+from streams.pump import Hot
 from tests.marbles import expect, picture, play_graph, play_graph_on_clock, subscribers
 
 UNIT = 1_000_000_000

@@ -3,8 +3,8 @@
 from reactivex import Observable, Observer
 
 from operators.refusals import divert_refusals
-from streams.clock import Hot
 from streams.events import Decision, Mid, Refusal
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 NO_BID = Refusal(5, 50, "signal", "no bid", None, 207, None, 3)

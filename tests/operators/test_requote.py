@@ -7,9 +7,10 @@ from reactivex import Observable, Subject
 from reactivex import operators as ops
 
 from operators.operator import Operator
-from operators.requote import State, moved, refused, requote
-from streams.clock import Hot
+from operators.state import State
+from operators.requote import moved, refused, requote
 from streams.events import Anchor, Decision, Inventory, Refusal, Residual
+from streams.pump import Hot
 from tests.marbles import expect, play_graph, subscribers
 
 NO_BID = Refusal(5, 50, "signal", "no bid", None, 207, None, 3)

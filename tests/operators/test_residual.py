@@ -17,8 +17,8 @@ from operators.residual import (
     session_baseline,
     set_baseline,
 )
-from streams.clock import Hot
 from streams.events import Mid, Refusal, Residual
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 SECOND = 1_000_000_000

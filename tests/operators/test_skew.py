@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from operators.skew import inventory_shift, signal_shift, skew, total_shift
-from streams.clock import Hot
 from streams.events import Anchor, Inventory, Residual, Skewed
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 UNIT = 1_000_000_000

@@ -6,7 +6,7 @@ from reactivex import Observable
 from reactivex import operators as ops
 
 from operators.starting import starting_with
-from streams.clock import Hot
+from streams.pump import Hot
 from tests.marbles import expect, play, subscribers
 
 VALUES: dict[str, Any] = {"s": "start", "a": "first", "b": "second"}

@@ -14,8 +14,9 @@ from reactivex import abc
 from reactivex.scheduler import ImmediateScheduler
 
 from operators.throttle import release_ns, throttle
-from streams.clock import NEVER, Clock, Hot
+from streams.clock import NEVER, Clock
 from streams.events import Decision
+from streams.pump import Hot
 from tests.marbles import MILLISECOND, Timed, picture, play_on_clock, subscribers
 
 TARGETS = {

@@ -57,7 +57,7 @@ def test_an_order_is_in_flight_from_its_creation_and_counts_at_once(side: int) -
     assert (order.n, order.ts, order.side, order.px, order.qty) == (1, 5, side, PX, 100)
     assert (order.state, order.filled, order.leaves, order.ts_last) == ("pending_new", 0, 100, 5)
     assert update == OrderUpdate(
-        ts=5, n=1, side=side, state="pending_new", leaves=100, filled=0, requested=False
+        ts=5, n=1, side=side, state="pending_new", leaves=100, px=PX, requested=False
     )
     assert orders.worst_case(side) == 7 + side * 100
     assert orders.worst_case(-side) == 7
@@ -79,7 +79,7 @@ def test_an_ack_opens_an_order() -> None:
 
     assert (order.state, order.leaves, order.ts_last) == ("open", 100, 3)
     assert update == OrderUpdate(
-        ts=3, n=1, side=BUY, state="open", leaves=100, filled=0, requested=False
+        ts=3, n=1, side=BUY, state="open", leaves=100, px=PX, requested=False
     )
 
 
@@ -96,7 +96,7 @@ def test_an_ending_takes_what_was_left_out_of_the_exposure(
     update = orders.apply(event(kind, ts=4))
 
     assert update == OrderUpdate(
-        ts=4, n=1, side=side, state=LAST_STATE[kind], leaves=0, filled=0, requested=False
+        ts=4, n=1, side=side, state=LAST_STATE[kind], leaves=0, px=PX, requested=False
     )
     assert (order.state, order.leaves, order.ts_last) == (LAST_STATE[kind], 0, 4)
     assert not orders.working
@@ -111,7 +111,15 @@ def test_a_fill_before_the_ack_counts_and_a_late_ack_still_opens_the_rest(side: 
 
     update = orders.apply(fill(30, "a", ts=2))
     assert update == OrderUpdate(
-        ts=2, n=1, side=side, state="pending_new", leaves=70, filled=30, requested=False
+        ts=2,
+        n=1,
+        side=side,
+        state="pending_new",
+        leaves=70,
+        px=PX,
+        filled=30,
+        fill_px=PX,
+        requested=False,
     )
     assert (orders.position, orders.worst_case(side)) == (side * 30, side * 100)
 
@@ -225,7 +233,7 @@ def test_a_cancel_after_partial_fills_leaves_the_filled_part_in_the_position(sid
     orders, order = one_order(side)
     orders.apply(event("ack"))
     orders.apply(fill(30, "a"))
-    orders.ask_cancel(order)
+    orders.ask_cancel(8, order)
     assert (order.state, orders.worst_case(side)) == ("pending_cancel", side * 100)
 
     update = orders.apply(event("cancel"))
@@ -250,7 +258,7 @@ def test_an_order_cancelled_by_somebody_else_is_told_apart() -> None:
 def test_an_order_being_cancelled_stays_in_the_exposure_until_it_is_gone(side: int) -> None:
     orders, order = one_order(side)
 
-    orders.ask_cancel(order)
+    orders.ask_cancel(8, order)
     assert (order.state, order.leaves) == ("pending_cancel", 100)
     assert orders.worst_case(side) == side * 100
     orders.apply(event("ack"))
@@ -263,7 +271,7 @@ def test_an_order_being_cancelled_stays_in_the_exposure_until_it_is_gone(side: i
 def test_a_fill_that_overtakes_a_cancel_ends_the_order_as_filled() -> None:
     orders, order = one_order()
     orders.apply(event("ack"))
-    orders.ask_cancel(order)
+    orders.ask_cancel(8, order)
 
     orders.apply(fill(100, "a"))
     before = picture(orders)
@@ -279,7 +287,7 @@ def test_a_refused_cancel_brings_the_order_back_to_where_it_was(acked: bool, sta
     orders, order = one_order()
     if acked:
         orders.apply(event("ack"))
-    orders.ask_cancel(order)
+    orders.ask_cancel(8, order)
 
     update = orders.apply(event("cancel_reject"))
 
@@ -295,7 +303,7 @@ def test_a_refused_cancel_brings_the_order_back_to_where_it_was(acked: bool, sta
 
 def test_an_ack_that_overtook_nothing_but_the_cancel_is_remembered_when_that_is_refused() -> None:
     orders, order = one_order()
-    orders.ask_cancel(order)
+    orders.ask_cancel(8, order)
     orders.apply(event("ack"))
 
     orders.apply(event("cancel_reject"))
@@ -453,7 +461,7 @@ def test_position_and_exposure_are_the_sum_of_distinct_fills_and_of_what_has_not
             model[order.n] = Told(side, qty, {})
             graph.on_next(update)
         elif orders.working and source.random() < 0.15:
-            orders.ask_cancel(source.choice(list(orders.working.values())))
+            orders.ask_cancel(ts, source.choice(list(orders.working.values())))
         else:
             answer = _random_event(source, model, told, ts)
             told.append(answer)

@@ -16,9 +16,10 @@ from reactivex.disposable import SerialDisposable
 from reactivex.scheduler import TimeoutScheduler
 
 from streams import clock as clock_module
-from streams.clock import NEVER, Clock, Hot, no_thread_timers
+from streams.clock import NEVER, Clock, no_thread_timers
 from streams.events import OutOfOrderError
 from streams.instant import Instant, Span, datetime_ns, seconds_ns, timedelta_ns
+from streams.pump import Hot
 from tests.marbles import Timed, picture, play_graph_on_clock, play_on_clock, subscribers
 
 NOW = 1_781_703_000_000_000_999

@@ -12,10 +12,17 @@ import polars as pl
 import pytest
 
 from streams.instrument import Instrument
-from streams.lighter import MAX_BACK_NS, CsvQuotes
-from streams.recording import QUOTE_SCHEMA, QuoteChecker, RecordingError
+from streams.lighter import MAX_BACK_NS, CsvQuotes, CsvTrades
+from streams.recording import (
+    QUOTE_SCHEMA,
+    TRADES_SCHEMA,
+    QuoteChecker,
+    RecordingError,
+    TradeChecker,
+)
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "lighter-capture-2025-09-15"
+TRADES_HEADER = "timestamp,price,size,side,trade_id,usd_amount"
 HEADER = "timestamp,bid_price,bid_size,ask_price,ask_size,market_id"
 FINE = Instrument(symbol="ETH", venue="LIGHTER")
 ETH = Instrument(symbol="ETH", venue="LIGHTER", price_decimals=2, size_decimals=4)
@@ -359,3 +366,141 @@ def test_random_decimals_are_read_as_decimal_reads_them(tmp_path: Path) -> None:
     path = capture(tmp_path, *lines, header=None)
 
     assert read(CsvQuotes(path, FINE)).rows() == by_hand(path)
+
+
+# ---------------------------------------------------------------- trades
+
+
+def read_trades(trades: CsvTrades) -> pl.DataFrame:
+    frames = list(trades.batches())
+    schema = pl.Schema({k: v for k, v in TRADES_SCHEMA.items() if k != "seq"})
+    for frame in frames:
+        assert frame.schema == schema
+    assert trades.rows == sum(frame.height for frame in frames) + trades.repeats
+    return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+
+
+def trades_refusal(path: Path, instrument: Instrument = ETH, **options: int) -> str:
+    with pytest.raises(RecordingError) as caught:
+        read_trades(CsvTrades(path, instrument, **options))
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def tape(folder: Path, *lines: str, header: str | None = TRADES_HEADER) -> Path:
+    return capture(folder, *lines, header=header)
+
+
+def test_a_trade_becomes_integers_of_a_billionth_and_the_side_that_took(tmp_path: Path) -> None:
+    lines = [f"{T}.604,4510.58,0.009,buy,123888277,40.59522", f"{T}.604,4510.5,1e-04,sell,5,0.45"]
+
+    rows = read_trades(CsvTrades(tape(tmp_path, *lines), ETH)).rows()
+
+    ts = T_NS + 604_000_000
+    assert rows == [
+        (ts, ts, 4_510_580_000_000, 9_000_000, "BUY", "123888277"),
+        (ts, ts, 4_510_500_000_000, 100_000, "SELL", "5"),
+    ]
+
+
+def test_a_trade_may_lack_its_side_its_id_and_the_last_column(tmp_path: Path) -> None:
+    lines = [f"{T},1,1,,7", f"{T},1,1,BUY,", f"{T},1,1, Sell ,,", f"{T},1,1,buy,"]
+    trades = CsvTrades(tape(tmp_path, *lines, header=None), FINE)
+
+    rows = read_trades(trades).select("side", "trade_id").rows()
+
+    assert rows == [(None, "7"), ("BUY", None), ("SELL", None), ("BUY", None)]
+    assert trades.repeats == 0
+
+
+@pytest.mark.parametrize("block_bytes", [80, 1 << 20])
+def test_a_trade_told_again_is_left_out_and_counted_however_late_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr("streams.lighter._BLOCK_BYTES", block_bytes)
+    told = [f"{T}.{n}00,{n + 1},1,buy,{100 + n},1" for n in range(5)]
+    again = [told[1], told[4], told[4]]
+    trades = CsvTrades(tape(tmp_path, *told, *again, f"{T}.9,9,1,sell,105,9"), FINE, max_back_ns=0)
+
+    for _ in range(2):
+        rows = read_trades(trades)
+        assert rows["trade_id"].to_list() == ["100", "101", "102", "103", "104", "105"]
+        assert (trades.rows, trades.repeats, trades.clamped) == (9, 3, 0)
+
+
+def test_a_new_trade_from_the_past_is_refused_or_takes_the_time_before_it_within_limits(
+    tmp_path: Path,
+) -> None:
+    path = tape(tmp_path, f"{T}.5,1,1,buy,1,1", f"{T}.499,1,1,buy,2,1")
+
+    assert "line 3: the clock goes back by 1000000 ns" in trades_refusal(path, max_back_ns=999_999)
+    trades = CsvTrades(path, FINE, max_back_ns=1_000_000)
+    rows = read_trades(trades)
+    assert rows["ts"].to_list() == [T_NS + 500_000_000] * 2
+    assert rows["ts_event"].to_list() == [T_NS + 500_000_000, T_NS + 499_000_000]
+    assert trades.clamped == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (f"{T},0,1,buy,1,1", "line 3: price is '0', must be positive"),
+        (f"{T},,1,buy,1,1", "line 3: price is '', must be positive"),
+        (f"{T},1,0.0,buy,1,1", "line 3: size is '0.0', must be positive"),
+        (f"{T},-1,1,buy,1,1", "line 3: price must not be negative"),
+        (f"{T},1,nan,buy,1,1", "line 3: size must be a decimal number"),
+        (f"{T},1.001,1,buy,1,1", "line 3: price is '1.001', must be a multiple of 0.01"),
+        (f"{T},1,1e-05,buy,1,1", "line 3: size is '1e-05', must be a multiple of 0.0001"),
+        (f"{T},1,1,by,1,1", "line 3: side is 'by', must be buy or sell"),
+        (f"{T}+02:00,1,1,buy,1,1", "line 3: timestamp is"),
+        (f"{T},1,1,buy", "line 3: the line is"),
+        (f"{T},1,1,buy,1,1,1", "line 3: the line is"),
+    ],
+)
+def test_a_line_that_is_no_sound_trade_is_refused_with_what_is_wrong(
+    tmp_path: Path, line: str, what: str
+) -> None:
+    assert what in trades_refusal(tape(tmp_path, f"{T},1,1,buy,0,1", line))
+
+
+def test_quotes_and_trades_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    quotes = capture(tmp_path, f"{T},1,1,2,1,0")
+    assert "must be a trade or the header timestamp,price,size" in trades_refusal(quotes)
+    bare = capture(tmp_path, f"{T},1,1,2,1,0", header=None)
+    assert "side is '2'" in trades_refusal(bare)
+    trades = tape(tmp_path, f"{T},1,1,buy,1,1")
+    assert "must be a quote or the header timestamp,bid_price" in refusal(trades)
+
+
+def trades_by_hand(path: Path) -> list[tuple[object, ...]]:
+    """Read a capture of trades with csv and Decimal, a line at a time."""
+    epoch = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - naive is UTC here
+    rows: list[tuple[object, ...]] = []
+    with path.open() as stream:
+        for fields in csv.reader(stream):
+            if fields[0] == "timestamp":
+                continue
+            since = datetime.datetime.fromisoformat(fields[0]) - epoch
+            ts = (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+            px, qty = (int(Decimal(text) * 10**9) for text in fields[1:3])
+            rows.append((ts, ts, px, qty, fields[3].upper(), fields[4]))
+    return rows
+
+
+@pytest.mark.parametrize(("name", "instrument", "split"), [("BTC", BTC, 169), ("ETH", ETH, 167)])
+def test_captured_trades_as_found_are_refused_and_their_halves_read_exactly(
+    tmp_path: Path, name: str, instrument: Instrument, split: int
+) -> None:
+    found = DATA / f"trades_{name}.csv"
+    if not found.exists():
+        pytest.skip("the capture is not here")
+    assert f"line {split}: the clock goes back" in trades_refusal(found, instrument)
+    lines = found.read_text().splitlines(keepends=True)
+    for half in (lines[: split - 1], lines[split - 1 :]):
+        part = tmp_path / "part.csv"
+        part.write_text("".join(half))
+        trades = CsvTrades(part, instrument, max_back_ns=0)
+        frame = read_trades(trades)
+        assert frame.rows() == trades_by_hand(part)
+        assert trades.repeats == 0
+        TradeChecker(part, instrument).check(frame)

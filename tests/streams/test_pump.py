@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from streams.clock import ACCOUNT, NEVER, SIGNAL, TARGET, Clock, Inputs, Pump
+from streams.clock import NEVER, Clock
 from streams.events import AccountEvent, AccountKind, OrderUpdate, OutOfOrderError, Quote
+from streams.pump import ACCOUNT, SIGNAL, TARGET, Inputs, Pump
 
 NOW = 1_781_703_000_000_000_999
 Row = tuple[int, int]
