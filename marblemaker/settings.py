@@ -529,7 +529,8 @@ def load_settings(
     document = with_overrides(document, overrides)
     for section, keys in _SWITCHES.items():
         for key in keys:
-            if document.get(section, {}).get(key) in ("off", False) and key in document[section]:
+            value = document.get(section, {}).get(key)
+            if value is False or value == "off":  # not 0, which is out of range
                 document[section][key] = None
     for name in _DECIMAL_STRINGS:
         section, key = name.split(".")

@@ -94,7 +94,8 @@ class Budget:
         """When the quota was first spent; ``None`` while it never was."""
         self._minute: deque[int] = deque()
         self._traded = 0
-        self._tokens = self._cap(0)
+        self._round = 8
+        self._tokens = self._cap()
         self._counted_ns = start_ns
 
     def listener(self) -> Callable[[OrderUpdate], None]:
@@ -113,8 +114,9 @@ class Budget:
             if update.batch and update.state in ("pending_new", "pending_modify"):
                 self._accrue(update.ts)
                 self._tokens -= 1.0
-                self.spent += 1
-                quota = max(0, quota - 1)
+                if quota:  # What is sent beyond the quota costs nothing: the venue refuses it.
+                    self.spent += 1
+                    quota -= 1
             if update.filled and update.fill_px is not None:
                 whole = self._traded + update.filled * update.fill_px // 10**9
                 units, self._traded = divmod(whole, self.limits.quota_per)
@@ -141,7 +143,7 @@ class Budget:
             factor = widening(limit - len(self._minute), limit)
         if self.quota_left is not None:
             self._accrue(now_ns)
-            factor = max(factor, widening(self._tokens, self._cap(0)))
+            factor = max(factor, widening(self._tokens, self._cap()))
         return factor
 
     def earliest_ns(self, now_ns: int, cost: int) -> int:
@@ -156,6 +158,7 @@ class Budget:
                 earliest = self._minute[over] + MINUTE_NS
         left = self.quota_left
         if left is not None:
+            self._round = max(self._round, cost)
             self._accrue(now_ns)
             if left <= cost:
                 return now_ns + FAR_NS
@@ -182,15 +185,15 @@ class Budget:
         while minute and minute[0] <= now_ns - MINUTE_NS:
             minute.popleft()
 
-    def _cap(self, cost: int) -> float:
+    def _cap(self) -> float:
         # Never below one round of quotes: a portion that cannot pay for one would wait for ever.
-        return max((self.quota_left or 0) * PORTION, 8.0, float(cost))
+        return max((self.quota_left or 0) * PORTION, float(self._round))
 
     def _accrue(self, now_ns: int) -> None:
         assert self.quota_left is not None
         elapsed, self._counted_ns = now_ns - self._counted_ns, now_ns
         self._tokens = accrued(
-            self._tokens, self.quota_left, elapsed, self.limits.horizon_ns, self._cap(0)
+            self._tokens, self.quota_left, elapsed, self.limits.horizon_ns, self._cap()
         )
 
 

@@ -15,7 +15,7 @@ def fair_value(scale: float) -> Operator[State, State]:
     """Put the signal's mid, rounded to the target's price precision, in the anchor's place.
 
     The target's mid and best prices stay for what needs them: the basis limit and post-only. States
-    with a refusal pass.
+    with a refusal, or without a signal, pass.
 
     Units: scale in ticks per unit of price.
     Shape: one out per input, synchronous.
@@ -29,7 +29,7 @@ def fair_value(scale: float) -> Operator[State, State]:
 
             def on_next(state: State) -> None:
                 signal, anchor = state
-                if type(signal) is Residual and type(anchor) is Anchor:
+                if type(signal) is Residual and type(anchor) is Anchor and signal.seq:
                     emit((signal, replace(anchor, price=anchor_price(signal.mid, scale))))
                 else:
                     emit(state)

@@ -5,7 +5,7 @@ from reactivex import Observable, abc
 from operators.operator import Operator
 from operators.target import priced
 from streams.events import Decision, Skewed
-from streams.instrument import UNIT, ceil_ticks, floor_ticks, may_buy, may_sell
+from streams.instrument import ceil_ticks, floor_ticks, may_buy, may_sell
 
 __all__ = ["ask_price", "bid_price", "half_spread", "ladder", "position_limit"]
 
@@ -32,7 +32,12 @@ def position_limit(max_position: int, max_notional: int | None, px: int) -> int:
     """
     if max_notional is None or px <= 0:
         return max_position
-    return min(max_position, int(max_notional * UNIT // px))
+    # Divided in three steps, because max_notional × UNIT does not fit 64 bits.
+    limit, rest = max_notional // px, max_notional % px
+    for _ in range(3):
+        rest *= 1_000
+        limit, rest = limit * 1_000 + rest // px, rest % px
+    return min(max_position, limit)
 
 
 def ladder(

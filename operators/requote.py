@@ -135,7 +135,6 @@ def requote(
                 nonlocal quoted, last_anchor, last_residual, unmoved, last_target
                 if (
                     only_changes
-                    and quoted
                     and last_target is not None
                     and (working or decision.action != "quote")
                     and same_target(decision, last_target)
@@ -164,7 +163,7 @@ def requote(
                 return Disposable()
 
             def withdraw(state: State) -> None:
-                nonlocal quoted, unmoved, last_refusal
+                nonlocal quoted, unmoved, last_refusal, last_target
                 signal, anchor = state
                 refusal = anchor if type(anchor) is Refusal else signal
                 assert type(refusal) is Refusal
@@ -176,21 +175,22 @@ def requote(
                 if this == last_refusal:
                     unmoved += 1
                     return
-                quoted, last_refusal = False, this
+                quoted, last_refusal, last_target = False, this, None
                 if clock is not None:
                     ts = max(ts, clock.now_ns)
                 emit(replace(refused(refusal, seq, ts), unmoved=unmoved))
                 unmoved = 0
 
             def on_next(state: State) -> None:
-                nonlocal quoted, seen_resets, unmoved, last_refusal, last_widening, threshold_now
+                nonlocal quoted, seen_resets, unmoved, last_refusal, last_widening
+                nonlocal last_target, threshold_now
                 signal, anchor = state
                 if type(signal) is not Residual or type(anchor) is not Anchor:
                     withdraw(state)
                     return
                 last_refusal = None
                 if seen_resets != resets:
-                    quoted, seen_resets = False, resets
+                    quoted, seen_resets, last_target = False, resets, None
                 if quoted and working and anchor.widening == last_widening:
                     price, residual = anchor.price, signal.residual
                     worth = moved(
@@ -198,16 +198,18 @@ def requote(
                     )
                     if worth and budget is not None:
                         factor = budget.factor(clock.now_ns)
-                        threshold_now = widened_bps(threshold_bps, factor)
                         if factor > 1.0:
+                            widened = widened_bps(threshold_bps, factor) / 10_000.0
                             worth = moved(
                                 price, last_anchor, residual, last_residual,
-                                signal_skew_factor, threshold_now / 10_000.0,
+                                signal_skew_factor, widened,
                             )  # fmt: skip
                     if not worth:
                         unmoved += 1
                         return
                 last_widening = anchor.widening
+                if budget is not None:
+                    threshold_now = widened_bps(threshold_bps, budget.factor(clock.now_ns))
                 into_price((signal, anchor))
 
             subscriptions = CompositeDisposable(

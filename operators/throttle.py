@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 
-from operators.budget import Budget, BudgetLimits
+from operators.budget import FAR_NS, Budget, BudgetLimits
 from operators.operator import Operator, clock_of
 from operators.tick_ladder import levels_in_reach
 from streams.events import BUY, SELL, Decision, OrderUpdate
@@ -125,18 +125,36 @@ def throttle(
                     due = max(due, budget.earliest_ns(now, cost))
                 return due
 
+            def wait(due: int) -> None:
+                nonlocal due_ns
+                due_ns = due
+                # What only a fill can pay for has no time: its notice looks again.
+                never = due - clock.now_ns >= FAR_NS
+                timer.disposable = None if never else clock.schedule_ns(due, release)
+
+            def looking_again(
+                count: Callable[[OrderUpdate], None],
+            ) -> Callable[[OrderUpdate], None]:
+                def on_update(update: OrderUpdate) -> None:
+                    count(update)
+                    if held is not None:
+                        due = allowed_ns(held, clock.now_ns)
+                        if due != due_ns:
+                            wait(due)
+
+                return on_update
+
             def pass_on(decision: Decision, now: int) -> None:
                 nonlocal held, last_ns, sent
                 held, last_ns, sent = None, now, decision
                 emit(decision)
 
             def release(_: abc.SchedulerBase, __: object = None) -> None:
-                nonlocal due_ns
                 decision, now = held, clock.now_ns
                 if decision is not None:
-                    due_ns = allowed_ns(decision, now)
-                    if due_ns > now:
-                        timer.disposable = clock.schedule_ns(due_ns, release)
+                    due = allowed_ns(decision, now)
+                    if due > now:
+                        wait(due)
                         return
                     pass_on(replace(decision, ts=now, reason="throttle released", unmoved=0), now)
                 if completed:
@@ -149,7 +167,7 @@ def throttle(
                     observer.on_completed()
 
             def on_next(decision: Decision) -> None:
-                nonlocal held, sent, due_ns
+                nonlocal held, sent
                 if decision.action != "quote":
                     if decision.action == "withdraw":
                         held, sent = None, None
@@ -163,8 +181,7 @@ def throttle(
                     pass_on(decision, now)
                     return
                 if held is None or due != due_ns:
-                    due_ns = due
-                    timer.disposable = clock.schedule_ns(due, release)
+                    wait(due)
                 again, held = held is not None and _same_levels(held, decision), decision
                 if not again:
                     waits = last_ns is None or now >= release_ns(last_ns, interval_ns)
@@ -180,7 +197,9 @@ def throttle(
             if budget is not None:
                 for changes in orders:
                     subscriptions.add(
-                        changes.subscribe(budget.listener(), observer.on_error, scheduler=scheduler)
+                        changes.subscribe(
+                            looking_again(budget.listener()), observer.on_error, scheduler=scheduler
+                        )
                     )
             subscriptions.add(
                 source.subscribe(on_next, observer.on_error, on_completed, scheduler=scheduler)

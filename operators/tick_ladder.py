@@ -93,7 +93,7 @@ def tick_ladder(
 ) -> Operator[Skewed, Decision]:
     """Price ``num_levels`` a side, one tick apart, around the anchor and the shift of the signal.
 
-        half = base_spread_ticks × tick // 2                  skew = ``skew_ticks`` × tick
+        half = base_spread_ticks × tick // 2 in whole venue ticks      skew = ``skew_ticks`` × tick
         bid i = floor(anchor + signal_shift) − half − skew − i × tick
         ask i = ceil(anchor + signal_shift) + half − skew + i × tick
 
@@ -108,7 +108,7 @@ def tick_ladder(
     Shape: one out per input, synchronous: a ``quote`` or a ``withdraw``.
     """
     reach, least_edge = cancel_distance_ticks * tick, min_edge_ticks * tick
-    plain_half = half_spread_px(base_spread_ticks, tick)
+    plain_half = half_spread_px(base_spread_ticks, tick) // tick_size * tick_size
 
     def operator(source: Observable[Skewed]) -> Observable[Decision]:
         def subscribe(
@@ -127,10 +127,13 @@ def tick_ladder(
                 left = num_levels - inner
                 near = levels_in_reach(side, px, tick, left, best, reach)
                 count = min(near, room)
+                positive = left
                 if side == BUY:
-                    count = min(count, max(0, (px + tick - 1) // tick))  # prices stay positive
+                    positive = max(0, (px + tick - 1) // tick)
                 note = None
-                if count < left:
+                if positive < count:
+                    count, note = positive, "no positive price"
+                elif count < left:
                     note = "cancel distance" if near < room else "position limit"
                 elif inner:
                     note = "edge"

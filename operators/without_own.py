@@ -22,7 +22,8 @@ def without_own(orders: Observable[OrderUpdate]) -> Operator[Quote, Quote]:
 
     Where others rest at the best price too, only its size shrinks. Where the best price is ours
     alone the next one is not in a BBO: the last best price of that side that was not ours alone
-    stands in, with an unknown size, and if there was none the side is absent.
+    stands in, with an unknown size. If there was none, or the market has gone through it since, the
+    side is absent.
 
     Use it where our orders are in the recorded or live book; a replay that simulates fills on a
     book without us has nothing to take out.
@@ -62,19 +63,25 @@ def without_own(orders: Observable[OrderUpdate]) -> Operator[Quote, Quote]:
                     emit(quote)
                     return
                 bid_sz, ask_sz = quote.bid_sz, quote.ask_sz
+                bid_from_before = ask_from_before = False
                 if our_bid:
                     bid_sz = None if bid_sz is None else others_size(bid_sz, our_bid)
                     if bid_sz == 0:
-                        bid, bid_sz = others_bid, None
+                        bid, bid_sz, bid_from_before = others_bid, None, True
                 if our_ask:
                     ask_sz = None if ask_sz is None else others_size(ask_sz, our_ask)
                     if ask_sz == 0:
-                        ask, ask_sz = others_ask, None
-                # A best price from before must not outlive a market that went through it.
+                        ask, ask_sz, ask_from_before = others_ask, None, True
+                # A best price from before must not outlive a market that went through it: it was
+                # not the best any more when ours became it, or it meets the other side.
+                if bid_from_before and bid is not None and bid > (quote.bid_px or 0):
+                    bid = None
+                if ask_from_before and ask is not None and ask < (quote.ask_px or 0):
+                    ask = None
                 if bid is not None and ask is not None and bid >= ask:
-                    if our_bid:
+                    if bid_from_before:
                         bid = None
-                    if our_ask:
+                    if ask_from_before:
                         ask = None
                 others_bid, others_ask = bid, ask
                 emit(replace(quote, bid_px=bid, ask_px=ask, bid_sz=bid_sz, ask_sz=ask_sz))

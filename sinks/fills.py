@@ -14,7 +14,7 @@ A public trade reaches an order only if its taker could have hit it: a buy is hi
 sell by buyers, both by takers of unknown side. All models agree on that.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -103,9 +103,6 @@ class Fills:
         """Recompute which quotes cannot matter."""
         raise NotImplementedError
 
-    def _prices(self, side: int, where: Callable[[_Order], bool] = lambda _: True) -> Iterable[int]:
-        return (order.px for order in self._orders.values() if order.side == side and where(order))
-
 
 class Touch(Fills):
     """Fills an order whole as soon as the market reaches its price: optimistic."""
@@ -144,10 +141,14 @@ class Touch(Fills):
         return fills
 
     def _refresh(self) -> None:
-        self.bid_low, self.ask_high = _LOWEST, _HIGHEST
-        # A buy is reached when ask <= px; strictly through its price is ask <= px − 1.
-        self.ask_low = max(self._prices(BUY), default=_LOWEST + self._through) - self._through
-        self.bid_high = min(self._prices(SELL), default=_HIGHEST - self._through) + self._through
+        self.bid_low, self.bid_high = _LOWEST, _HIGHEST
+        self.ask_low, self.ask_high = _LOWEST, _HIGHEST
+        for order in self._orders.values():
+            # A buy is reached when ask <= px; strictly through its price is ask <= px − 1.
+            if order.side == BUY:
+                self.ask_low = max(self.ask_low, order.px - self._through)
+            else:
+                self.bid_high = min(self.bid_high, order.px + self._through)
 
 
 class Cross(Touch):
@@ -176,6 +177,7 @@ class Queue(Fills):
     def __init__(self) -> None:
         """Start without orders."""
         self._bid_ahead = self._ask_ahead = 0
+        """The longest queue at the price where a quote of our side may shorten one."""
         # By side of ours: the opposite best that touches us, and what we took of the size shown.
         self._touched: dict[int, tuple[int | None, int]] = {BUY: (None, 0), SELL: (None, 0)}
         super().__init__()
@@ -254,21 +256,26 @@ class Queue(Fills):
         return _shown(side, px, best, size)
 
     def _refresh(self) -> None:
-        self.ask_low = max(self._prices(BUY), default=_LOWEST)
-        self.bid_high = min(self._prices(SELL), default=_HIGHEST)
-        self.bid_low = max(self._prices(BUY, _queues), default=_LOWEST)
-        self.ask_high = min(self._prices(SELL, _queues), default=_HIGHEST)
-        self._bid_ahead = self._longest(BUY, self.bid_low)
-        self._ask_ahead = self._longest(SELL, self.ask_high)
+        self.bid_low, self.bid_high = _LOWEST, _HIGHEST
+        self.ask_low, self.ask_high = _LOWEST, _HIGHEST
+        self._bid_ahead = self._ask_ahead = 0
+        for order in self._orders.values():
+            px, ahead = order.px, order.ahead
+            if order.side == BUY:
+                self.ask_low = max(self.ask_low, px)
+                if ahead and px >= self.bid_low:
+                    self._bid_ahead = max(ahead, self._bid_ahead if px == self.bid_low else 0)
+                    self.bid_low = px
+            else:
+                self.bid_high = min(self.bid_high, px)
+                if ahead and px <= self.ask_high:
+                    self._ask_ahead = max(ahead, self._ask_ahead if px == self.ask_high else 0)
+                    self.ask_high = px
         # Once we took from a level that touches us, the quote that ends it must be seen.
         if self._touched[BUY][1]:
             self.ask_low = _HIGHEST
         if self._touched[SELL][1]:
             self.bid_high = _LOWEST
-
-    def _longest(self, side: int, px: int) -> int:
-        orders = self._orders.values()
-        return max((o.ahead for o in orders if o.side == side and o.px == px), default=0)
 
 
 def fill_model(name: FillModel) -> Fills:
@@ -277,10 +284,6 @@ def fill_model(name: FillModel) -> Fills:
     Errors: KeyError for a name that is none.
     """
     return {"touch": Touch, "cross": Cross, "queue": Queue}[name]()
-
-
-def _queues(order: _Order) -> bool:
-    return order.ahead > 0
 
 
 def _beyond(order: _Order, level: int | None) -> int:

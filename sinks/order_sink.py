@@ -111,13 +111,15 @@ class OrderSink(abc.ObserverBase[Decision]):
     # ------------------------------------------------------------ what is wanted
 
     def on_next(self, value: Decision) -> None:
-        """Work towards a decision; only ``quote`` and ``withdraw`` change what is wanted."""
+        """Work towards a decision: ``quote``, ``withdraw`` or ``retract``; others change nothing."""
         self._on_decision(value)
         if value.anchor is not None:
             self.fair_value = value.anchor
         if self.stopping or value.action in ("hold", "refuse"):
             return
-        self._aim(_levels(value) if value.action == "quote" else [])
+        self._aim([] if value.action == "withdraw" else _levels(value))
+        if value.action == "retract":
+            self._waiting = []  # It only takes away: what is missing comes with the next target.
         self._pursue(value.ts)
 
     def on_error(self, error: Exception) -> None:
@@ -352,7 +354,7 @@ class OrderSink(abc.ObserverBase[Decision]):
 
     def _patience(self, order: Order) -> int:
         """How long to wait before an order is asked for (again): doubling, up to a minute."""
-        doublings = min(max(order.queries, order.cancels - _TRIES), 16)
+        doublings = min(max(order.queries, order.cancels - _TRIES), 40)
         return min(self._in_flight_ns << max(doublings, 0), _LONGEST_WAIT_NS)
 
     def _watch(self, ts: int) -> None:

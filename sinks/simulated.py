@@ -17,6 +17,7 @@ from sinks.fills import FillModel, Fills
 from sinks.fills import fill_model as open_fills
 from sinks.journal import Ledger
 from sinks.limits import VenueAccount
+from sinks.orders import QUERIED
 from sinks.venue import Cancel, Command, Create, Modify, Query
 from streams.clock import NEVER
 from streams.events import BUY, AccountEvent, AccountKind, Trade
@@ -139,6 +140,7 @@ class SimulatedVenue:
         self.ledgers: dict[FillModel, Ledger] = {name: Ledger() for name in (fill_model, *compare)}
         """Cash, position and fees by fill model."""
         self._instrument = instrument
+        self._market = instrument.id
         self._answer = answer
         self._latency = latency
         self._maker_ppm, self._taker_ppm = TIER_FEES_PPM[tier]
@@ -195,7 +197,7 @@ class SimulatedVenue:
             if command.n in self._resting or command.n in self._arriving:
                 refusal = "21728 client order index already exists"
             elif not command.is_market:
-                refusal = self._account.refusal(self._instrument.id) or ""
+                refusal = self._account.refusal(self._market) or ""
         if not refusal and not self._account.spend(ts, single=single):
             refusal = "23000 volume quota exhausted"
         return refusal
@@ -205,7 +207,7 @@ class SimulatedVenue:
         if isinstance(command, Create):
             self._arriving.add(command.n)
             if not command.is_market:
-                self._account.hold(self._instrument.id)
+                self._account.hold(self._market)
             delay_ns = latency.taker_ns if command.is_market else latency.maker_ns
         else:
             delay_ns = latency.maker_ns if isinstance(command, Modify) else latency.cancel_ns
@@ -356,11 +358,11 @@ class SimulatedVenue:
             self._say(ts, "reject", n, "21700 unknown order")
             return
         for fill in order.fills:
-            self._answer(replace(fill, ts=ts))
+            self._answer(replace(fill, ts=ts, reason=QUERIED))
         if n in self._resting:
-            self._say(ts, "ack", n, px=order.px, qty=order.total)
+            self._say(ts, "ack", n, QUERIED, px=order.px, qty=order.total)
         elif order.end is not None:
-            self._answer(replace(order.end, ts=ts))
+            self._answer(replace(order.end, ts=ts, reason=QUERIED))
 
     def _crosses(self, side: int, px: int) -> bool:
         opposite = self._ask if side == BUY else self._bid
@@ -392,7 +394,7 @@ class SimulatedVenue:
         """Take an order that ended out of everything but the memory for queries."""
         n = order.n
         if order.px is not None:
-            self._account.release(self._instrument.id)
+            self._account.release(self._market)
         if self._resting.pop(n, None) is not None:
             self._fills.remove(n)
             for other in self._compared:

@@ -15,6 +15,7 @@ from streams.recording import (
     FrameWriter,
     Manifest,
     as_quotes,
+    schema_of,
     write_manifest,
 )
 
@@ -31,10 +32,24 @@ def frame(rows: Sequence[Row]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.Int64()), orient="row")
 
 
-def write_recording(folder: Path, feeds: Mapping[str, pl.DataFrame]) -> Path:
-    """Write a recording whose frames are taken as they are: no check, so tests can break them."""
+def write_recording(
+    folder: Path,
+    feeds: Mapping[str, pl.DataFrame],
+    events: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Path:
+    """Write a recording whose frames are taken as they are: no check, so tests can break them.
+
+    ``events``: rows of ``status``, ``trades`` and ``account``; columns left out are null.
+    """
     folder.mkdir(parents=True)
     manifest = Manifest()
+    for name, rows in (events or {}).items():
+        schema = schema_of(name)
+        if "seq" not in rows[0]:
+            schema = pl.Schema({c: t for c, t in schema.items() if c != "seq"})
+        writer = FrameWriter(folder, name, schema)
+        writer.append(pl.DataFrame(rows, schema=schema))
+        manifest.files[name] = writer.close()
     for name, quotes in feeds.items():
         full = as_quotes(quotes.lazy(), Path(f"{name}.parquet")).collect()
         writer = FrameWriter(folder, name, pl.Schema({c: QUOTE_SCHEMA[c] for c in full.columns}))
@@ -75,11 +90,13 @@ def random_feeds(seed: int, quotes: int = 400, *, faults: bool = True) -> dict[s
     return feeds
 
 
-def random_strategy(seed: int) -> dict[str, Any]:
-    """A random strategy section that ``check`` accepts."""
+def random_strategy(seed: int, preset: str | None = None) -> dict[str, Any]:
+    """A random strategy section that ``check`` accepts, of a random preset if none is given."""
     source = random.Random(seed)
+    drawn = source.choice(("composite", "tutorial", "fair_value", "ladder"))
+    preset = drawn if preset is None else preset
     strategy: dict[str, Any] = {
-        "preset": source.choice(("composite", "tutorial")),
+        "preset": preset,
         "trade_size": source.choice(("0.050", "0.075", "0.1")),
         "max_position": source.choice(("0.1", "0.2", "0.325")),
         "half_spread_bps": source.choice((1.0, 3.0, 10.0, 25.0)),
@@ -92,16 +109,77 @@ def random_strategy(seed: int) -> dict[str, Any]:
     }
     if source.random() < 0.3:
         strategy["expire_time_secs"] = source.choice((0.5, 1.0, 60.0))
+    if preset == "ladder":
+        strategy |= {
+            "inventory_skew_factor": source.choice((0.0, 0.5, 1.0)),
+            "base_spread_ticks": source.choice((2, 3, 8)),
+            "order_size": source.choice(("0.050", "0.075")),
+            "max_inventory": source.choice(("0.1", "0.2", "0.325")),
+            "num_levels": source.choice((1, 3, 5)),
+            "tick_size": source.choice((1, 7, 25)),
+            "refresh_interval_ns": source.choice((0, 100_000_000, 1_000_000_000)),
+        }
+        if source.random() < 0.5:
+            strategy["signal_skew_factor"] = 0.0
     return strategy
 
 
-def random_venue(seed: int) -> dict[str, Any]:
-    """A random venue section: fill models, with and without latency."""
+def random_sections(seed: int) -> dict[str, dict[str, Any]]:
+    """Random sections for guards, risk, orders and venue that ``check`` accepts."""
     source = random.Random(seed)
     return {
-        "fill_model": source.choice(("touch", "cross")),
-        "latency": source.choice((0.0, 0.0, 50.0, "1ns", "400ms")),
+        "guards": {
+            "max_signal_age_secs": source.choice((2.0, 30.0, "off")),
+            "max_target_age_secs": source.choice((2.0, 60.0, "off")),
+            "collar_bps": source.choice((40.0, 100.0, "off")),
+            "frozen_after_secs": source.choice((60.0, "off")),
+            "max_basis_bps": source.choice((60.0, 500.0, "off")),
+            "locked": source.choice(("withdraw", "quote")),
+        },
+        "session": {"outside": source.choice(("withdraw", "widen"))},
+        "risk": {
+            "max_rejects_per_minute": source.choice((3, 30, "off")),
+            "max_orders": source.choice((12, 100)),
+            "max_notional": source.choice(("30", "off")),
+            "max_loss": source.choice(("0.05", "off")),
+            "cooldown_secs": source.choice((1.0, 5.0)),
+        },
+        "orders": {"replace": source.choice(("cancel_create", "cancel_create", "modify", "keep"))},
+        "venue": random_venue(seed),
     }
+
+
+def random_venue(seed: int) -> dict[str, Any]:
+    """A random venue section: fill models, with and without latency, fees and limits."""
+    source = random.Random(seed)
+    return {
+        "fill_model": source.choice(("touch", "cross", "queue")),
+        "latency": source.choice((0.0, 0.0, 50.0, "1ns", "400ms", "tier")),
+        "tier": source.choice(("standard", "plus", "premium")),
+        "volume_quota": source.choice(("off", "off", 40, 1000)),
+        "transactions_per_minute": source.choice(("off", "off", 30)),
+    }
+
+
+def random_trades(seed: int, target: pl.DataFrame) -> list[dict[str, Any]]:
+    """Public trades at, inside and through the target's book, by either side or nobody's."""
+    source = random.Random(seed)
+    trades = []
+    for i, row in enumerate(target.to_dicts()):
+        px = source.choice((row["bid_px"], row["ask_px"]))
+        if px is None or source.random() < 0.6:
+            continue
+        trades.append(
+            {
+                "ts": row["ts"] + source.choice((0, 0, 1_000_000)),
+                "px": px + source.choice((-3, 0, 0, 0, 3)) * 1_000_000,
+                "qty": source.randint(1, 3_000) * 1_000_000,
+                "side": source.choice(("BUY", "SELL", None)),
+                "trade_id": str(i),
+            }
+        )
+    trades.sort(key=lambda trade: trade["ts"])
+    return trades
 
 
 def settings(**sections: Mapping[str, Any]) -> Settings:

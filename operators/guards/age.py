@@ -72,7 +72,7 @@ def age(
             clock = clock_of(scheduler, "age")
             emit = observer.on_next
             latest: Any = None
-            heard = 0
+            since = heard = 0
             refused = ""
             waiting = False
             timer = SerialDisposable()
@@ -84,14 +84,14 @@ def age(
                 emit(
                     Refusal(
                         latest.seq, now, feed, reason,
-                        value=(now - latest.ts) / 1e9, limit=limit / 1e9,
+                        value=(now - since) / 1e9, limit=limit / 1e9,
                     )
                 )  # fmt: skip
 
             def judge() -> None:
                 """Say what has changed, and come back when the next change is due."""
                 nonlocal refused, waiting
-                now, ts = clock.now_ns, latest.ts
+                now, ts = clock.now_ns, since
                 limit, edge = limit_ns, NEVER_NS
                 if schedule is not None:
                     limit = age_limit_ns(schedule.is_open(now), limit_ns, outside)
@@ -109,7 +109,7 @@ def age(
                 else:
                     reason = _REASONS[verdict]
                     if reason != refused:
-                        refuse(reason, limit)
+                        refuse(reason, quiet if verdict == QUIET else limit)
                     due = last_sign + dead_after if verdict == QUIET else edge
                 due = min(due, edge)
                 waiting = due < NEVER_NS
@@ -119,20 +119,18 @@ def age(
             def look(_: abc.SchedulerBase, __: object = None) -> None:
                 judge()
 
-            def on_next(value: Value | Refusal) -> None:
-                nonlocal latest, refused, waiting
+            def on_next(value: Any) -> None:
+                nonlocal latest, since, refused
                 latest = value
-                refused = ""
-                if not waiting:
+                # A guard may repeat the refusal of a quote from before: the feed spoke just now.
+                since = clock.now_ns if type(value) is Refusal else value.ts
+                if refused or not waiting:
+                    # Judged afresh: it may be old already, and the timer of a refusal is far off.
+                    refused = "not judged yet"
+                    judge()
+                else:
                     # One timer is out at a time; it moves on by itself when it finds a newer value.
-                    waiting = True
-                    limit = limit_ns
-                    if schedule is not None:
-                        now = clock.now_ns
-                        limit = age_limit_ns(schedule.is_open(now), limit_ns, outside)
-                        limit = min(limit, schedule.next_edge(now) - now)
-                    timer.disposable = clock.schedule_ns(clock.now_ns + limit, look)
-                emit(value)
+                    emit(value)
 
             def on_sign(_: Any) -> None:
                 nonlocal heard

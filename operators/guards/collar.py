@@ -1,9 +1,8 @@
 """Collar: a price that jumps must stand for a while before it is believed."""
 
 from reactivex import Observable, abc
-from reactivex.disposable import CompositeDisposable, SerialDisposable
 
-from operators.operator import Operator, clock_of
+from operators.operator import Operator
 from streams.events import Feed, Mid, Refusal
 
 __all__ = ["collar", "jump_bps"]
@@ -19,42 +18,24 @@ def collar(
 ) -> Operator[Mid | Refusal, Mid | Refusal]:
     """Refuse a mid further than ``collar_bps`` from the last one believed, until it is confirmed.
 
-    A new level is confirmed when it has stood for ``confirm_ns``: every mid since was within the
-    collar of the first of them. A timer confirms it if nothing more arrives. A mid back inside the
-    collar of the level believed before is believed at once. Refusals pass and confirm nothing.
+    A new level is confirmed by a quote that comes ``confirm_ns`` after its first one or later, if
+    every mid between was within the collar of that first one: silence confirms nothing. A mid back
+    inside the collar of the level believed before is believed at once. Refusals pass.
 
     Units: bps, ns; ``value`` and ``limit`` of the refusal in bps.
-    Shape: one out per input, synchronous, and one more when a timer confirms a level.
-    Errors: RuntimeError on subscription without the graph's clock.
+    Shape: one out per input, synchronous.
     """
 
     def operator(source: Observable[Mid | Refusal]) -> Observable[Mid | Refusal]:
         def subscribe(
             observer: abc.ObserverBase[Mid | Refusal], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
-            clock = clock_of(scheduler, "collar")
             emit = observer.on_next
             accepted = candidate = low = high = 0.0
             since = 0
-            latest: Mid | None = None  # of the candidate level; None when there is no candidate
-            timer = SerialDisposable()
-
-            def believe(mid: float) -> None:
-                nonlocal accepted, low, high
-                accepted = mid
-                # Two comparisons a quote instead of a division; the exact judgement is below.
-                width = mid * (collar_bps / 10_000.0) * 0.999
-                low, high = mid - width, mid + width
-
-            def confirm(_: abc.SchedulerBase, __: object = None) -> None:
-                nonlocal latest
-                mid, latest = latest, None
-                if mid is not None:
-                    believe(mid.mid)
-                    emit(mid)
 
             def on_next(value: Mid | Refusal) -> None:
-                nonlocal candidate, since, latest
+                nonlocal accepted, candidate, low, high, since
                 if type(value) is not Mid:
                     emit(value)
                     return
@@ -62,10 +43,8 @@ def collar(
                 if not low <= mid <= high and accepted:
                     jump = jump_bps(mid, accepted)
                     if abs(jump) > collar_bps:
-                        if latest is None or abs(jump_bps(mid, candidate)) > collar_bps:
+                        if not candidate or abs(jump_bps(mid, candidate)) > collar_bps:
                             candidate, since = mid, value.ts
-                            timer.disposable = clock.schedule_ns(value.ts + confirm_ns, confirm)
-                        latest = value
                         if value.ts - since < confirm_ns:
                             emit(
                                 Refusal(
@@ -74,17 +53,14 @@ def collar(
                                 )
                             )  # fmt: skip
                             return
-                if latest is not None:
-                    latest = None
-                    timer.disposable = None
-                believe(mid)
+                accepted, candidate = mid, 0.0
+                # Two comparisons a quote instead of a division; the exact judgement is above.
+                width = mid * (collar_bps / 10_000.0) * 0.999
+                low, high = mid - width, mid + width
                 emit(value)
 
-            return CompositeDisposable(
-                timer,
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                ),
+            return source.subscribe(
+                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
             )
 
         return Observable(subscribe)

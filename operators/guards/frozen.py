@@ -17,7 +17,8 @@ def frozen(feed: Feed, limit_ns: int) -> Operator[Quote | Refusal, Quote | Refus
     """Refuse the repetition of a book whose prices and sizes have not changed for ``limit_ns``.
 
     A feed that says nothing is a matter of age; one that says the same again and again may have
-    lost its source. Any change makes it sound again. Refusals pass.
+    lost its source. Any change makes it sound again; until then the refusal stays that of the first
+    quote that was refused. Refusals pass.
 
     Units: ns; ``value`` and ``limit`` of the refusal in seconds.
     Shape: one out per input, synchronous.
@@ -31,9 +32,10 @@ def frozen(feed: Feed, limit_ns: int) -> Operator[Quote | Refusal, Quote | Refus
             emit = observer.on_next
             since, bid, ask, bid_sz, ask_sz = 0, None, None, None, None
             fresh = True
+            refusal: Refusal | None = None
 
             def on_next(quote: Quote | Refusal) -> None:
-                nonlocal since, bid, ask, bid_sz, ask_sz, fresh
+                nonlocal since, bid, ask, bid_sz, ask_sz, fresh, refusal
                 if type(quote) is not Quote:
                     emit(quote)
                     return
@@ -44,16 +46,16 @@ def frozen(feed: Feed, limit_ns: int) -> Operator[Quote | Refusal, Quote | Refus
                     or quote.bid_sz != bid_sz
                     or quote.ask_sz != ask_sz
                 ):
-                    since, fresh = quote.ts, False
+                    since, fresh, refusal = quote.ts, False, None
                     bid, ask = quote.bid_px, quote.ask_px
                     bid_sz, ask_sz = quote.bid_sz, quote.ask_sz
                 elif is_frozen(quote.ts - since, limit_ns):
-                    emit(
-                        Refusal(
+                    if refusal is None:
+                        refusal = Refusal(
                             quote.seq, quote.ts, feed, "frozen", bid, ask, bid_sz, ask_sz,
                             (quote.ts - since) / 1e9, limit_ns / 1e9,
-                        )
-                    )  # fmt: skip
+                        )  # fmt: skip
+                    emit(refusal)
                     return
                 emit(quote)
 

@@ -36,7 +36,10 @@ class RiskLimits(Struct, frozen=True, kw_only=True):
 
 def notional(position: int, mark: int) -> int:
     """Value of a position at a price, both 1e-9; without a sign, rounded down; a step."""
-    return int(abs(position) * mark // UNIT)
+    # In parts, because the whole product does not fit 64 bits.
+    size = abs(position)
+    whole, part = size // UNIT, size % UNIT
+    return int(whole * mark + part * (mark // UNIT) + part * (mark % UNIT) // UNIT)
 
 
 def risk(
@@ -136,7 +139,11 @@ def risk(
                 now = clock.now_ns
                 anchor = state[1]
                 if type(anchor) is Anchor:
+                    first = mark is None
                     mark = (anchor.bid_px + anchor.ask_px) // 2
+                    if first:
+                        # What we held at the start is neither a profit nor a loss.
+                        pnl_at_open = marked_pnl(held.cash, held.fees, held.position, mark)
                 if now >= edge:
                     assert schedule is not None
                     edge = schedule.next_edge(now)

@@ -53,6 +53,13 @@ def session(
                 nonlocal is_open, closed_ns
                 is_open, closed_ns = schedule.is_open(clock.now_ns), clock.now_ns
                 wait()
+                if is_open:
+                    # Behind the timers of this very instant: a feed may be too old from now on.
+                    clock.schedule_ns(clock.now_ns, judge_anew)
+                else:
+                    judge_anew(_)
+
+            def judge_anew(_: abc.SchedulerBase, __: object = None) -> None:
                 if latest is not None:
                     on_next(latest)
 

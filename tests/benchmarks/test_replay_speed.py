@@ -9,10 +9,10 @@ import reactivex as rx
 from reactivex import Observer, Subject
 
 from marblemaker.cli import BUNDLED
-from marblemaker.replay import parameters_of, replay
+from marblemaker.replay import replay
 from marblemaker.settings import load_settings
+from marblemaker.wiring import parameters_of
 from operators.quoting import quoting
-from operators.residual import first_baseline
 from streams.clock import Clock
 from streams.events import BUY, Decision, OrderUpdate, Quote
 from streams.pump import SIGNAL, Inputs, Pump
@@ -22,8 +22,12 @@ SETTINGS = load_settings()
 
 
 @pytest.fixture(scope="module")
-def batches() -> list[Inputs]:
-    recording = Recording.open(BUNDLED)
+def recording() -> Recording:
+    return Recording.open(BUNDLED)
+
+
+@pytest.fixture(scope="module")
+def batches(recording: Recording) -> list[Inputs]:
     return [
         batch for batch, _ in recording.inputs(SETTINGS.target_instrument, recorded=False)
     ]  # fmt: skip
@@ -46,12 +50,14 @@ def test_bare_reactivex_subjects(batches: list[Inputs], benchmark: Any) -> None:
 
 
 @pytest.mark.benchmark(group="bundled session, in memory")
-def test_the_whole_graph(batches: list[Inputs], benchmark: Any) -> None:
+def test_the_whole_graph(recording: Recording, batches: list[Inputs], benchmark: Any) -> None:
     def run() -> None:
         pump = Pump(Clock())
+        market = pump.markets[0]
         graph = quoting(
-            parameters_of(SETTINGS, first_baseline()), target=pump.target, orders=pump.orders
-        )
+            parameters_of(SETTINGS, recording.manifest),
+            target=market.target, orders=market.orders, status=market.status, trades=market.trades,
+        )  # fmt: skip
         ignore: Callable[[Decision], None] = lambda decision: None  # noqa: E731
         pump.signal.pipe(graph).subscribe(Observer(ignore), scheduler=pump.clock)
         # An order that rests, so that states below the threshold are held as in a real run.

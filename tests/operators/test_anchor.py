@@ -13,19 +13,19 @@ from tests.marbles import expect, play, subscribers
 CROSSED = Refusal(9, 90, "target", "crossed", 2, 1)
 
 
-def test_each_mid_is_rounded_and_kept_beside_its_anchor() -> None:
+def test_each_mid_is_rounded_and_kept_with_its_book_beside_its_anchor() -> None:
     mids = {
-        "a": Mid(1, 10, 206.4035),
-        "b": Mid(2, 20, 206.4034),
-        "c": Mid(3, 30, 206.4036),
-        "d": Mid(4, 40, 206.4),
+        "a": Mid(1, 10, 206.4035, 2064, 2065),
+        "b": Mid(2, 20, 206.4034, 2063, 2066),
+        "c": Mid(3, 30, 206.4036, 1, 2),
+        "d": Mid(4, 40, 206.4, 3, 4),
         "r": CROSSED,
     }
     anchors = {
-        "a": Anchor(1, 10, 206.4035, 206.404),
-        "b": Anchor(2, 20, 206.4034, 206.403),
-        "c": Anchor(3, 30, 206.4036, 206.404),
-        "d": Anchor(4, 40, 206.4, 206.4),
+        "a": Anchor(1, 10, 206.4035, 206.404, 2064, 2065),
+        "b": Anchor(2, 20, 206.4034, 206.403, 2063, 2066),
+        "c": Anchor(3, 30, 206.4036, 206.404, 1, 2),
+        "d": Anchor(4, 40, 206.4, 206.4, 3, 4, 1.0),  # not widened
         "r": CROSSED,
     }
 
@@ -90,20 +90,20 @@ def test_the_tutorials_anchor_is_what_an_integer_of_1e_16_gives() -> None:
 
 
 def test_the_tutorial_preset_uses_its_own_arithmetic() -> None:
-    mids = {"a": Mid(1, 10, 602229.525)}
+    mids = {"a": Mid(1, 10, 602229.525, 1, 2)}
 
     exact = play("-a|", mids, anchor(1000.0))
     tutorial = play("-a|", mids, anchor(1000.0, tutorial=True))
 
-    assert exact == expect("-x|", {"x": Anchor(1, 10, 602229.525, 602229.525)})
-    assert tutorial == expect("-x|", {"x": Anchor(1, 10, 602229.525, 602229.5249999999)})
+    assert exact == expect("-x|", {"x": Anchor(1, 10, 602229.525, 602229.525, 1, 2)})
+    assert tutorial == expect("-x|", {"x": Anchor(1, 10, 602229.525, 602229.5249999999, 1, 2)})
 
 
 def test_an_error_travels() -> None:
     error = ValueError("the feed broke")
-    anchors = {"x": Anchor(1, 10, 206.4, 206.0)}
+    anchors = {"x": Anchor(1, 10, 206.4, 206.0, 1, 2)}
 
-    assert play("-a-#", {"a": Mid(1, 10, 206.4)}, anchor(1.0), error) == expect(
+    assert play("-a-#", {"a": Mid(1, 10, 206.4, 1, 2)}, anchor(1.0), error) == expect(
         "-x-#", anchors, error
     )
 

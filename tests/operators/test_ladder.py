@@ -6,7 +6,7 @@ import pytest
 from reactivex import Observable
 from reactivex import operators as ops
 
-from operators.ladder import ask_price, bid_price, half_spread, ladder
+from operators.ladder import ask_price, bid_price, half_spread, ladder, position_limit
 from operators.operator import Operator
 from streams.events import Anchor, Decision, Inventory, Residual, Skewed
 from streams.instrument import may_buy, may_sell
@@ -26,10 +26,12 @@ def state(
     buys: int = 0,
     sells: int = 0,
     signal_seq: int = 3,
+    book: tuple[int, int] = (1, 2**40),
+    widening: float = 1.0,
 ) -> Skewed:
     return Skewed(
         Residual(signal_seq, 30, 80.0, 64.0, 0.25),
-        Anchor(4, 40, anchor, anchor),
+        Anchor(4, 40, anchor, anchor, *book, widening),
         Inventory(position, buys, sells, 2),
         shift,
         0.0,
@@ -37,7 +39,9 @@ def state(
     )
 
 
-def pricing(bps: float = 5.0, *, count_working: bool = False) -> Operator[Skewed, Decision]:
+def pricing(
+    bps: float = 5.0, *, count_working: bool = False, **more: Any
+) -> Operator[Skewed, Decision]:
     return ladder(
         scale=1000.0,
         tick_size=TICK,
@@ -45,11 +49,14 @@ def pricing(bps: float = 5.0, *, count_working: bool = False) -> Operator[Skewed
         trade_size=10,
         max_position=100,
         count_working=count_working,
+        **more,
     )
 
 
-def decide(given: Skewed, bps: float = 5.0, *, count_working: bool = False) -> Decision:
-    [record] = play("-a", {"a": given}, pricing(bps, count_working=count_working))
+def decide(
+    given: Skewed, bps: float = 5.0, *, count_working: bool = False, **more: Any
+) -> Decision:
+    [record] = play("-a", {"a": given}, pricing(bps, count_working=count_working, **more))
     decision = getattr(record.value, "value", None)
     assert isinstance(decision, Decision)
     return decision
@@ -63,13 +70,14 @@ def test_a_decision_carries_every_value_on_the_way_to_its_prices() -> None:
     expected = Decision(
         seq=4, ts=40, action="quote",
         signal_seq=3, signal_ts=30, signal_mid=80.0, baseline=64.0, residual=0.25,
-        target_seq=4, target_ts=40, target_mid=200.0, anchor=200.0, position=7,
+        target_seq=4, target_ts=40, target_mid=200.0, target_bid_px=3, target_ask_px=5,
+        anchor=200.0, position=7,
         signal_shift=0.25, inventory_shift=0.0, shift=0.25, half_spread=0.1,
         bid=200.15, ask=200.35,  # 200 - 0.1 + 0.25; 200 + 0.1 + 0.25
-        bid_px=200_150 * TICK, ask_px=200_350 * TICK, qty=10,
+        bid_px=200_150 * TICK, ask_px=200_350 * TICK, bid_levels=1, ask_levels=1, qty=10,
     )  # fmt: skip
 
-    actual = play("-a-|", {"a": state(shift=0.25, position=7)}, pricing())
+    actual = play("-a-|", {"a": state(shift=0.25, position=7, book=(3, 5))}, pricing())
 
     assert actual == expect("-x-|", {"x": expected})
 
@@ -225,6 +233,126 @@ def test_a_side_without_a_positive_price_goes() -> None:
     assert prices(lower) == (None, None)
     assert (lower.action, lower.reason) == ("withdraw", "no positive price")
     assert (lower.bid_note, lower.ask_note) == ("no positive price", "no positive price")
+
+
+def test_a_side_that_goes_has_no_levels() -> None:
+    def levels(decision: Decision) -> tuple[int, int, int]:
+        return decision.bid_levels, decision.ask_levels, decision.level_step
+
+    assert levels(decide(state())) == (1, 1, 0)
+    assert levels(decide(state(position=91))) == (0, 1, 0)
+    assert levels(decide(state(position=-91))) == (1, 0, 0)
+    assert levels(decide(state(), 0.0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("widening", "half", "bid", "ask"),
+    [
+        # 200 * 0.0005 = 0.1, times the factor; 0.25 of shift is not widened.
+        (1.0, 0.1, 200_150, 200_350),
+        (1.5, 0.15, 200_100, 200_400),
+        (4.0, 0.4, 199_850, 200_650),
+    ],
+)
+def test_widening_multiplies_the_half_spread_and_nothing_else(
+    widening: float, half: float, bid: int, ask: int
+) -> None:
+    decision = decide(state(shift=0.25, widening=widening))
+
+    assert decision.half_spread == pytest.approx(half, rel=1e-15)
+    assert (decision.shift, decision.anchor) == (0.25, 200.0)
+    assert prices(decision) == (bid * TICK, ask * TICK)
+
+
+@pytest.mark.parametrize(
+    ("position", "max_notional", "bid_note", "ask_note"),
+    [
+        # The ask is 200.1: of 4002e-9 of money 20e-9 may be held, 10 are held and 10 more wanted.
+        (10, 4_002, None, None),
+        (10, 4_001, "notional limit", None),  # 19.995, rounded down
+        (-10, 4_001, None, "notional limit"),
+        (11, 4_002, "notional limit", None),
+        # 20010 of money hold 100, the limit of the position: both are reached at once.
+        (91, 20_010, "position limit", None),
+        (91, 20_009, "notional limit", None),
+        (91, None, "position limit", None),
+        (-91, 10**9, None, "position limit"),
+    ],
+)
+def test_a_side_goes_when_one_more_order_could_pass_the_notional_limit_at_the_targets_ask(
+    position: int, max_notional: int | None, bid_note: str | None, ask_note: str | None
+) -> None:
+    given = state(position=position, book=(199_900 * TICK, 200_100 * TICK))
+
+    decision = decide(given, max_notional=max_notional)
+
+    assert (decision.bid_note, decision.ask_note) == (bid_note, ask_note)
+    assert prices(decision) == (
+        None if bid_note else 199_900 * TICK, None if ask_note else 200_100 * TICK,
+    )  # fmt: skip
+
+
+def test_a_notional_limit_below_one_order_withdraws_and_says_so() -> None:
+    decision = decide(state(book=(199 * UNIT, 200 * UNIT)), max_notional=1_999)
+
+    assert (decision.action, decision.reason) == ("withdraw", "notional limit")
+
+
+def test_a_notional_limit_counts_what_works_when_asked_to() -> None:
+    given = state(buys=10, book=(199 * UNIT, 200 * UNIT))
+
+    assert decide(given, count_working=True, max_notional=3_999).bid_note == "notional limit"
+    assert decide(given, count_working=True, max_notional=4_000).bid_note is None
+    assert decide(given, max_notional=3_999).bid_note is None
+
+
+def test_how_much_may_be_held_is_the_smaller_of_both_limits() -> None:
+    assert position_limit(100, None, 200 * UNIT) == 100
+    assert position_limit(100, 4_000, 200 * UNIT) == 20
+    assert position_limit(100, 4_199, 200 * UNIT) == 20
+    assert position_limit(15, 4_000, 200 * UNIT) == 15
+    assert position_limit(100, 0, 200 * UNIT) == 0
+    assert position_limit(100, 4_000, 0) == 100, "without a price only the position counts"
+
+
+@pytest.mark.parametrize(
+    ("shift", "best_bid", "best_ask", "bid", "ask"),
+    [
+        # 6.25 bps of 200 are 0.125: without the book 199.875 and 200.125, plus the shift.
+        (0.0, 199_750, 200_250, 199_875, 200_125),
+        (0.25, 199_750, 200_126, 200_125, 200_375),  # one tick inside already
+        (0.25, 199_750, 200_125, 200_124, 200_375),  # the bid would be on the ask
+        (3.0, 199_750, 200_125, 200_124, 203_125),  # and here far through it
+        (-0.25, 199_874, 200_250, 199_625, 199_875),
+        (-0.25, 199_875, 200_250, 199_625, 199_876),
+        (-3.0, 199_875, 200_250, 196_875, 199_876),
+    ],
+)
+def test_who_stays_passive_stands_one_tick_inside_the_opposite_best(
+    shift: float, best_bid: int, best_ask: int, bid: int, ask: int
+) -> None:
+    given = state(shift=shift, book=(best_bid * TICK, best_ask * TICK))
+
+    passive, plain = decide(given, 6.25, stay_passive=True), decide(given, 6.25)
+
+    assert prices(passive) == (bid * TICK, ask * TICK)
+    assert (passive.bid, passive.ask) == (199.875 + shift, 200.125 + shift)
+    assert prices(plain) == (
+        round(199_875 + shift * 1_000) * TICK, round(200_125 + shift * 1_000) * TICK,
+    )  # fmt: skip
+
+
+def test_in_a_locked_book_who_stays_passive_stands_a_tick_from_it_on_both_sides() -> None:
+    book = (200_000 * TICK, 200_000 * TICK)
+
+    assert prices(decide(state(shift=0.5, book=book), stay_passive=True))[0] == 199_999 * TICK
+    assert prices(decide(state(shift=-0.5, book=book), stay_passive=True))[1] == 200_001 * TICK
+
+
+def test_who_stays_passive_below_the_first_tick_has_no_bid() -> None:
+    decision = decide(state(shift=0.5, book=(0, TICK)), stay_passive=True)
+
+    assert (decision.bid_px, decision.bid_note) == (None, "no positive price")
 
 
 def test_the_limit_holds_with_equality() -> None:

@@ -30,9 +30,9 @@ def test_each_sound_book_has_the_middle_of_its_prices() -> None:
         "d": book(1, 3),
     }
     mids = {
-        "x": Mid(7, 70, (206.0 + 207.0) / 2),
-        "y": Mid(7, 70, 206.0),
-        "z": Mid(7, 70, (1e-9 + 3e-9) / 2),
+        "x": Mid(7, 70, (206.0 + 207.0) / 2, 206 * UNIT, 207 * UNIT),
+        "y": Mid(7, 70, 206.0, 206 * UNIT, 206 * UNIT),
+        "z": Mid(7, 70, (1e-9 + 3e-9) / 2, 1, 3),
     }
 
     actual = play("    -a-b-c-d-|", quotes, mid("signal"))
@@ -77,8 +77,9 @@ def test_the_tutorial_refuses_only_a_missing_side() -> None:
         "f": book(None, None, None, None),
     }
     out = {
-        "x": Mid(7, 70, 206.5),
-        "y": Mid(7, 70, 1.0),
+        "x": Mid(7, 70, 206.5, 207 * UNIT, 206 * UNIT),
+        "w": Mid(7, 70, 206.5, 206 * UNIT, 207 * UNIT),
+        "y": Mid(7, 70, 1.0, 0, 2 * UNIT),
         "d": Refusal(7, 70, "target", "no bid", None, 207 * UNIT, None, UNIT),
         "e": Refusal(7, 70, "target", "no ask", 206 * UNIT, None, UNIT, None),
         "f": Refusal(7, 70, "target", "missing"),
@@ -86,7 +87,7 @@ def test_the_tutorial_refuses_only_a_missing_side() -> None:
 
     actual = play("    -a-b-c-d-e-f-|", quotes, mid("target", tutorial=True))
 
-    assert actual == expect("-x-x-y-d-e-f-|", out)
+    assert actual == expect("-x-w-y-d-e-f-|", out)
 
 
 def test_a_mid_is_the_double_nearest_to_its_decimal_within_a_last_bit() -> None:
@@ -117,12 +118,46 @@ def test_the_tutorials_middle_loses_the_last_bit_of_a_high_price_as_nautilus_doe
     assert mid_price(bid, ask) == 54560.869999999995
     assert mid_price_1e16(bid, ask) == by_integers == 54560.87
     actual = play("-a|", {"a": book(bid, ask)}, mid("target", tutorial=True))
-    assert actual == expect("-x|", {"x": Mid(7, 70, 54560.87)})
+    assert actual == expect("-x|", {"x": Mid(7, 70, 54560.87, bid, ask)})
+
+
+@pytest.mark.parametrize("tutorial", [False, True])
+def test_a_refusal_of_a_guard_before_it_passes_untouched(tutorial: bool) -> None:
+    frozen = Refusal(3, 30, "signal", "frozen", 2, 1, 0, 0, 61.0, 60.0)
+    values = {"r": frozen, "a": book(206 * UNIT, 208 * UNIT)}
+    out = {"r": frozen, "x": Mid(7, 70, 207.0, 206 * UNIT, 208 * UNIT)}
+
+    actual = play("    -r-a-r-|", values, mid("signal", tutorial=tutorial))
+
+    assert actual == expect("-r-x-r-|", out)
+
+
+def test_a_locked_book_is_refused_by_choice_and_then_a_crossed_one_still_is() -> None:
+    quotes = {
+        "l": book(206 * UNIT, 206 * UNIT, 3, 4),
+        "x": book(206 * UNIT + 1, 206 * UNIT, 3, 4),
+        "a": book(206 * UNIT, 206 * UNIT + 2),
+    }
+    refusals = {
+        "l": Refusal(7, 70, "target", "locked", 206 * UNIT, 206 * UNIT, 3, 4),
+        "x": Refusal(7, 70, "target", "crossed", 206 * UNIT + 1, 206 * UNIT, 3, 4),
+    }
+    mids = {
+        "a": Mid(7, 70, 206.000000001, 206 * UNIT, 206 * UNIT + 2),
+        "m": Mid(7, 70, 206.0, 206 * UNIT, 206 * UNIT),
+    }
+
+    strict = play("-l-x-a-|", quotes, mid("target", locked=False))
+    lax = play("   -l-x-a-|", quotes, mid("target"))
+
+    assert strict == expect("-l-x-a-|", refusals | mids)
+    assert lax == expect("   -m-x-a-|", refusals | mids)
 
 
 def test_an_error_travels() -> None:
     error = ValueError("the feed broke")
-    quotes, mids = {"a": book(206 * UNIT, 207 * UNIT)}, {"x": Mid(7, 70, 206.5)}
+    quotes = {"a": book(206 * UNIT, 207 * UNIT)}
+    mids = {"x": Mid(7, 70, 206.5, 206 * UNIT, 207 * UNIT)}
 
     assert play("-a-#", quotes, mid("signal"), error) == expect("-x-#", mids, error)
 

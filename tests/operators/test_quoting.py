@@ -2,24 +2,34 @@
 
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from reactivex import Observable
+from msgspec.structs import replace
+from reactivex import Observable, abc
 from reactivex import operators as ops
 
-from operators.quoting import Parameters, quoting
+from operators.budget import BudgetLimits
+from operators.guards.risk import RiskLimits
+from operators.guards.schedule import Schedule
+from operators.quoting import Guards, LadderParameters, Parameters, Preset, quoting
 from operators.residual import first_baseline, set_baseline
 from streams.clock import Clock
-from streams.events import BUY, SELL, Decision, OrderUpdate, Quote
+from streams.events import BUY, SELL, Decision, OrderUpdate, Quote, Status, Trade
 from streams.instrument import Instrument
 from streams.pump import Hot
-from tests.marbles import expect, picture, play_graph, play_graph_on_clock, subscribers
+from tests.marbles import (
+    MILLISECOND,
+    expect,
+    picture,
+    play_graph,
+    play_graph_on_clock,
+    subscribers,
+)
 
 UNIT = 1_000_000_000
 SIZE = UNIT // 20
 NVDA = Instrument(symbol="NVDA-PERP", venue="LIGHTER", price_decimals=3, size_decimals=3)
-Preset = Literal["composite", "tutorial"]
 
 
 def parameters(preset: Preset, **more: Any) -> Parameters:
@@ -30,7 +40,7 @@ def parameters(preset: Preset, **more: Any) -> Parameters:
         "inventory_skew_factor": 2.0,
         "signal_skew_factor": 100.0,
         "requote_threshold_bps": 5.0,
-        "baseline": set_baseline(200.0),
+        "baselines": (set_baseline(200.0),),
     }
     return Parameters(instrument=NVDA, preset=preset, **(values | more))
 
@@ -57,8 +67,8 @@ QUOTES = {
     "e": book(8, 199.99, 200.01, 0),
 }
 ORDERS = {
-    "p": order(1, BUY, "pending-new", SIZE),
-    "q": order(2, SELL, "pending-new", SIZE),
+    "p": order(1, BUY, "pending_new", SIZE),
+    "q": order(2, SELL, "pending_new", SIZE),
     "r": order(1, BUY, "rejected"),
     "o": order(1, BUY, "expired"),
     "u": OrderUpdate(ts=0, n=1, side=BUY, state="cancelled", leaves=0, requested=False),
@@ -154,14 +164,14 @@ def test_an_unsound_book_of_either_feed_withdraws_with_its_reason_and_a_sound_on
     assert by_target == expect("-T-A-G-A---|", out)
 
 
-def test_while_a_book_is_refused_the_other_feed_repeats_why_nothing_is_quoted() -> None:
+def test_while_a_book_is_refused_what_the_other_feed_says_is_only_counted() -> None:
     out = {
         "T": ("withdraw", "target missing", None, None),
         "A": ("quote", "", 1, 3),
         "N": ("withdraw", "signal no bid", 4, None),
     }
 
-    assert play_preset("composite", "-a---n-----|", "---c---c---|") == expect("-T-A-N-N---|", out)
+    assert play_preset("composite", "-a---n-----|", "---c---c---|") == expect("-T-A-N-----|", out)
 
 
 def test_a_state_that_did_not_move_is_quoted_again_only_when_nothing_works() -> None:
@@ -260,7 +270,7 @@ def test_the_prices_follow_the_signal_and_the_position() -> None:
 def test_only_the_tutorial_counts_what_works_in_the_ladder(
     preset: Preset, notes: tuple[str | None, str | None]
 ) -> None:
-    working = order(1, BUY, "pending-new", 2 * SIZE)
+    working = order(1, BUY, "pending_new", 2 * SIZE)
 
     decisions = run(preset, [("signal", QUOTES["a"]), ("orders", working), ("target", QUOTES["c"])])
 
@@ -273,7 +283,7 @@ def test_no_state_that_never_existed_is_judged() -> None:
     target: Hot[Quote] = Hot()
     decisions: list[Decision] = []
     graph = quoting(
-        parameters("composite", requote_threshold_bps=0.0, baseline=first_baseline()),
+        parameters("composite", requote_threshold_bps=0.0, baselines=(first_baseline(),)),
         target=target,
         orders=Hot(),
     )
@@ -420,7 +430,9 @@ def test_targets_are_throttled_on_the_graphs_clock(preset: Preset) -> None:
     marks = {"quote": "Q", "hold": "", "withdraw": "W"}
     drawn = picture(timed, lambda d: marks[d.action], 14)
     assert drawn == ("W" if preset == "composite" else "-") + "Q----Q-------"
-    assert [d.reason for _, d in timed][-3:] == ["throttle", "throttle", "throttle released"]
+    # The second c wants what a wanted, so the held target is reported once.
+    assert [d.reason for _, d in timed][-3:] == ["", "throttle", "throttle released"]
+    assert timed[-1][1].target_seq == QUOTES["c"].seq
 
 
 @pytest.mark.parametrize("preset", ["composite", "tutorial"])
@@ -468,9 +480,615 @@ def test_disposing_unsubscribes_from_every_source(preset: Preset) -> None:
 @pytest.mark.parametrize("preset", ["composite", "tutorial"])
 def test_two_graphs_of_the_same_parameters_share_nothing(preset: Preset) -> None:
     inputs = [("signal", QUOTES["a"]), ("target", QUOTES["c"]), ("orders", ORDERS["f"])]
-    shared = {"baseline": first_baseline()}
+    shared = {"baselines": (first_baseline(),)}
 
     once = run(preset, inputs * 2, **shared)
     again = run(preset, inputs * 2, **shared)
 
     assert once == again
+
+
+# ---------------------------------------------------------------- on the clock, a column a ms
+
+TICK = 10_000_000
+RUNGS = LadderParameters(
+    tick=TICK, base_spread_ticks=10, max_inventory=10 * SIZE, num_levels=3, min_edge_ticks=1,
+    cancel_distance_ticks=20,
+)  # fmt: skip
+STATUSES = {
+    "h": Status(0, 0, "signal", "heartbeat"),
+    "t": Status(0, 0, "target", "heartbeat"),
+    "s": Status(0, 0, "signal", "sibling"),
+    "d": Status(0, 0, "signal", "disconnect"),
+    "k": Status(0, 0, "operator", "kill", "by hand"),
+    "l": Status(0, 0, "operator", "release"),
+}
+TRADES = {"v": Trade(0, 0, None, 200 * UNIT, UNIT, BUY)}
+SOURCES: dict[str, dict[str, Any]] = {
+    "signal": QUOTES,
+    "second": QUOTES,
+    "target": QUOTES,
+    "orders": ORDERS,
+    "status": STATUSES,
+    "trades": TRADES,
+}
+
+
+def stamped(source: Observable[Any], meaning: dict[str, Any]) -> Observable[Any]:
+    """Letters as what they stand for in that source, with the clock's time."""
+
+    def subscribe(observer: Any, scheduler: abc.SchedulerBase | None = None) -> Any:
+        clock: Any = scheduler
+
+        def on_next(letter: str) -> None:
+            observer.on_next(replace(meaning[letter], ts=clock.now_ns))
+
+        return source.subscribe(
+            on_next, observer.on_error, observer.on_completed, scheduler=scheduler
+        )
+
+    return Observable(subscribe)
+
+
+class Played:
+    """What a whole graph decided on diagrams, a column a ms."""
+
+    def __init__(self, preset: Preset, diagrams: dict[str, str], **more: Any) -> None:
+        self.columns = max(len(diagram) for diagram in diagrams.values())
+        self.timed = play_graph_on_clock(diagrams, {}, self._graph(preset, more))
+        self.decisions = [decision for _, decision in self.timed]
+
+    def _graph(self, preset: Preset, more: dict[str, Any]) -> Callable[..., Observable[Decision]]:
+        def graph(**raw: Observable[Any]) -> Observable[Decision]:
+            given = {name: stamped(source, SOURCES[name]) for name, source in raw.items()}
+            return given["signal"].pipe(
+                quoting(
+                    parameters(preset, **more),
+                    target=given["target"],
+                    orders=given.get("orders", Hot()),
+                    status=given.get("status"),
+                    trades=given.get("trades"),
+                    more_signals=[given["second"]] if "second" in given else [],
+                )
+            )
+
+        return graph
+
+    @property
+    def drawn(self) -> str:
+        marks = {"quote": "Q", "withdraw": "W", "hold": "", "retract": "R", "refuse": "F"}
+        return picture(self.timed, lambda d: marks[d.action], self.columns)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [d.reason for d in self.decisions if d.action == "withdraw"]
+
+    @property
+    def quotes(self) -> list[Decision]:
+        return [d for d in self.decisions if d.action == "quote"]
+
+
+def px(decision: Decision) -> tuple[float | None, float | None]:
+    return (
+        None if decision.bid_px is None else decision.bid_px / UNIT,
+        None if decision.ask_px is None else decision.ask_px / UNIT,
+    )
+
+
+def test_fair_value_is_centred_on_the_signal_and_never_through_the_targets_book() -> None:
+    played = Played(
+        "fair_value",
+        {
+            "signal": "a---b---a-",
+            "target": "--c---b---",
+        },
+        signal_skew_factor=0.0, max_position=9 * SIZE,
+    )  # fmt: skip
+
+    assert played.drawn == "W-Q-Q-Q-Q-"
+    flat, up, together, back = played.quotes
+    # 200 * 0.0005 = 0.1 around the signal's 200; the target's book is 199.99 to 200.01.
+    assert (px(flat), flat.anchor, flat.target_mid) == ((199.9, 200.1), 200.0, 200.0)
+    # Around 200.3 the bid of 200.199 would meet the ask of 200.01: one tick below that.
+    assert (px(up), up.anchor, up.target_mid) == ((200.009, 200.401), 200.3, 200.0)
+    assert (up.target_bid_px, up.target_ask_px) == (199_990_000_000, 200_010_000_000)
+    # With the target at 200.3 too both are free; back at 200 the ask would be below its 200.29.
+    assert px(together) == (200.199, 200.401)
+    assert px(back) == (199.9, 200.291)
+
+
+def test_in_fair_value_a_target_that_moves_alone_does_not_move_the_anchor() -> None:
+    played = Played(
+        "fair_value",
+        {
+            "orders": "---p----",
+            "signal": "a-----b-",
+            "target": "--c-b---",
+        },
+        signal_skew_factor=0.0,
+    )  # fmt: skip
+
+    assert played.drawn == "W-Q---Q-"
+    assert played.quotes[-1].unmoved == 1
+
+
+def test_in_fair_value_the_basis_is_still_of_the_targets_own_mid() -> None:
+    # 200 stands 14.98 bps below 200.3.
+    diagrams = {"signal": "a---b---a-", "target": "--c-------"}
+
+    near = Played("fair_value", diagrams, guards=Guards(max_basis_bps=15.0))
+    far = Played("fair_value", diagrams, guards=Guards(max_basis_bps=14.9))
+
+    assert near.drawn == "W-Q-Q---Q-"
+    assert far.drawn == "W-Q-W---Q-"
+    assert far.reasons == ["target missing", "basis beyond the limit"]
+    assert far.decisions[2].refused_value == pytest.approx(-14.9775, abs=1e-4)
+
+
+def test_the_ladder_quotes_several_levels_and_tells_a_target_once_until_it_changes() -> None:
+    played = Played(
+        "ladder",
+        {
+            "orders": "---p-----",
+            "signal": "a----a-b-",
+            "target": "--c-c----",
+        },
+        ladder=RUNGS, max_position=9 * SIZE, inventory_skew_factor=0.5, requote_threshold_bps=0.0,
+    )  # fmt: skip
+
+    assert played.drawn == "W-Q----Q-"
+    first, second = played.quotes
+    # Half of 10 ticks of 0.01: 199.95 and 200.05, three levels each, one tick apart.
+    assert px(first) == (199.95, 200.05)
+    assert (first.bid_levels, first.ask_levels, first.level_step, first.qty) == (3, 3, TICK, SIZE)
+    # 100 * 0.0015 = 0.15 up: 200.10 would meet the ask, and must earn a tick against 200: the
+    # levels down to 200.00 go, 199.99 and below are not among the three.
+    assert (px(second)[0], second.bid_note) == (None, "edge")
+    assert px(second)[1] in (200.2, 200.201)
+    assert second.unmoved == 2
+
+
+def test_the_ladders_skew_is_by_ticks_and_its_levels_by_room() -> None:
+    played = Played(
+        "ladder",
+        {
+            "orders": "f----",
+            "signal": "-a---",
+            "target": "--c--",
+        },
+        ladder=RUNGS, max_position=3 * SIZE, inventory_skew_factor=1.0,
+    )  # fmt: skip
+
+    [quote] = played.quotes
+    # Long 1 of 10: trunc(0.1 * 1.0 * 10) = 1 tick down; room for 3 - 1 bids and 3 + 1 asks.
+    assert px(quote) == (199.94, 200.04)
+    assert (quote.bid_levels, quote.ask_levels, quote.bid_note) == (2, 3, "position limit")
+    assert (quote.inventory_shift, quote.position) == (0.0, SIZE)
+
+
+def test_the_ladder_takes_levels_beyond_reach_away_while_the_new_ones_wait() -> None:
+    played = Played(
+        "ladder",
+        {
+            "signal": "a---------",
+            "target": "-c-b------",
+        },
+        ladder=RUNGS, max_position=9 * SIZE, min_interval_ns=5 * MILLISECOND,
+        signal_skew_factor=0.0,
+    )  # fmt: skip
+
+    # From the best bid of 200.29 the reach of 20 ticks ends at 200.09, above our 199.95.
+    assert played.drawn == "WQ-R--Q---"
+    retract = played.decisions[3]
+    assert (px(retract), retract.bid_levels, retract.ask_levels) == ((None, 200.05), 0, 3)
+    assert px(played.quotes[-1]) == (200.25, 200.35)
+
+
+def test_the_other_presets_take_only_unwanted_sides_away_while_the_new_ones_wait() -> None:
+    played = Played(
+        "composite",
+        {
+            "orders": "--f-------",
+            "signal": "a---------",
+            "target": "-c-b------",
+        },
+        max_position=SIZE, min_interval_ns=5 * MILLISECOND,
+    )  # fmt: skip
+
+    # Long at the limit there is no bid any more, though the quotes around 200.3 must wait.
+    assert played.drawn == "WQ-R--Q---"
+    assert px(played.decisions[3]) == (None, 200.1)
+
+
+# ---------------------------------------------------------------- several signals
+
+
+def test_several_signals_count_by_weight_once_all_have_spoken_and_each_triggers() -> None:
+    played = Played(
+        "composite",
+        {
+            "signal": "a-----b---",
+            "second": "--b-------",
+            "target": "----c---a-",
+        },
+        baselines=(set_baseline(200.0), set_baseline(100.15)), weights=(0.75, 0.25),
+        requote_threshold_bps=0.0, signal_skew_factor=1.0,
+    )  # fmt: skip
+
+    # The second stands at 200.3 / 100.15 - 1 = 1: a quarter of it; the first at 0, then 0.0015.
+    assert played.drawn == "--W-Q-Q-Q-"
+    assert played.reasons == ["target missing"]
+    assert [d.residual for d in played.quotes] == pytest.approx([0.25, 0.251125, 0.251125])
+    assert {d.signal_mid for d in played.quotes} == {200.0, 200.3}
+    assert {d.baseline for d in played.quotes} == {200.0}
+
+
+def test_before_the_second_signal_the_signal_is_missing() -> None:
+    played = Played(
+        "composite",
+        {
+            "signal": "a-----",
+            "second": "----a-",
+            "target": "--c---",
+        },
+        baselines=(set_baseline(200.0),) * 2, weights=(0.5, 0.5),
+    )  # fmt: skip
+
+    assert played.drawn == "--W-Q-"
+    assert played.reasons == ["signal missing"]
+
+
+def test_a_refused_book_of_any_signal_withdraws() -> None:
+    played = Played(
+        "composite",
+        {
+            "signal": "a-----n-a-",
+            "second": "-a-n-a----",
+            "target": "--c-------",
+        },
+        baselines=(set_baseline(200.0),) * 2, weights=(0.5, 0.5),
+    )  # fmt: skip
+
+    assert played.drawn == "-WQW-QW-Q-"
+    assert played.reasons == ["target missing", "signal no bid", "signal no bid"]
+
+
+# ---------------------------------------------------------------- guards in the graph
+
+
+@pytest.mark.parametrize("preset", ["composite", "fair_value", "tutorial", "ladder"])
+def test_the_kill_switch_withdraws_at_once_and_the_release_quotes_at_once(preset: Preset) -> None:
+    played = Played(
+        preset,
+        {
+            "signal": "a----------",
+            "status": "---k---l---",
+            "target": "--c--c---c-",
+            "orders": "--------p--",
+        },
+        ladder=RUNGS if preset == "ladder" else None, max_position=9 * SIZE,
+        inventory_skew_factor=0.0,
+    )  # fmt: skip
+
+    first = "-" if preset == "tutorial" else "W"
+    assert played.drawn == f"{first}-QW---Q---"
+    assert played.reasons[-1] == "kill switch by hand"
+    assert [ns for ns, d in played.timed if d.action == "withdraw"][-1] == 3 * MILLISECOND
+    assert played.quotes[-1].unmoved == 1
+    assert played.quotes[-1].ts == 7 * MILLISECOND
+
+
+@pytest.mark.parametrize("outside", ["withdraw", "widen", "target_only"])
+def test_outside_the_session_the_mode_decides_at_the_very_edge(outside: Any) -> None:
+    schedule = Schedule([(0, 4 * MILLISECOND), (8 * MILLISECOND, 100 * MILLISECOND)])
+    played = Played(
+        "composite",
+        {
+            "signal": "b-----------",
+            "target": "--c---a-----",
+            "orders": "---p--------",
+        },
+        guards=Guards(schedule=schedule, outside=outside, widening=3.0),
+    )  # fmt: skip
+
+    again = {"withdraw": "W", "widen": "Q", "target_only": "Q"}[outside]
+    assert played.drawn == f"W-Q-{again}---Q---"
+    inside, outside_decision, back = played.decisions[1:]
+    assert outside_decision.ts == 4 * MILLISECOND
+    assert inside.half_spread == back.half_spread == 0.1
+    assert (inside.residual, back.residual) == (pytest.approx(0.0015), pytest.approx(0.0015))
+    if outside == "withdraw":
+        assert outside_decision.reason == "session closed"
+        assert outside_decision.refused_value == 0.0
+    elif outside == "widen":
+        assert outside_decision.half_spread == pytest.approx(0.3)
+        assert outside_decision.residual == pytest.approx(0.0015)
+    else:
+        assert (outside_decision.residual, outside_decision.half_spread) == (0.0, 0.1)
+        assert outside_decision.signal_seq is None
+
+
+LIFE = Guards(
+    max_signal_age_ns=3 * MILLISECOND, max_quiet_signal_age_ns=8 * MILLISECOND,
+    max_target_age_ns=20 * MILLISECOND, dead_ns=3 * MILLISECOND,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "drawn", "reason"),
+    [
+        ("-----------", "-WQ-W------", "signal dead"),
+        ("--h-h-h-h--", "-WQ------W-", "signal quiet"),
+        ("--s-s-s-s--", "-WQ------W-", "signal quiet"),
+        ("--t-t-t-t--", "-WQ-W------", "signal dead"),
+        ("---d-------", "-WQW-------", "signal disconnected"),
+    ],
+)
+def test_heartbeats_and_siblings_of_its_feed_keep_a_quiet_signal_alive(
+    status: str, drawn: str, reason: str
+) -> None:
+    diagrams = {"status": status, "signal": "-a---------", "target": "--c--------"}
+
+    played = Played("composite", diagrams, guards=LIFE)
+
+    assert played.drawn == drawn
+    assert played.reasons == ["target missing", reason]
+
+
+def test_quotes_of_the_sibling_signals_keep_a_quiet_signal_alive() -> None:
+    both: dict[str, Any] = {"baselines": (set_baseline(200.0),) * 2, "weights": (0.5, 0.5)}
+
+    played = Played(
+        "composite",
+        {
+            "orders": "---p----------",
+            "second": "-a-a-a-a-a-a--",
+            "signal": "-a------------",
+            "target": "--c-----------",
+        },
+        guards=LIFE, **both,
+    )  # fmt: skip
+
+    assert played.drawn == "-WQ------W----"
+    assert played.reasons == ["target missing", "signal quiet"]
+
+
+def test_trades_of_the_target_tell_a_quiet_target_from_a_dead_one() -> None:
+    guards = Guards(max_target_age_ns=3 * MILLISECOND, dead_ns=4 * MILLISECOND)
+    diagrams = {"signal": "a-----------", "target": "-c----------"}
+
+    silent = Played("composite", diagrams | {"trades": "------------"}, guards=guards)
+    traded = Played("composite", diagrams | {"trades": "-v-v--------"}, guards=guards)
+
+    # Quiet at 4; the last sign of life is the quote at 1, or the trade at 3.
+    assert silent.drawn == "WQ--WW------"
+    assert traded.drawn == "WQ--W--W----"
+    assert silent.reasons == traded.reasons == ["target missing", "target quiet", "target dead"]
+
+
+def test_the_limit_outside_the_session_holds_there() -> None:
+    guards = Guards(
+        max_signal_age_ns=3 * MILLISECOND, max_signal_age_outside_ns=6 * MILLISECOND,
+        schedule=Schedule([(50 * MILLISECOND, 60 * MILLISECOND)]), outside="widen",
+    )  # fmt: skip
+
+    played = Played("composite", {"signal": "a---------", "target": "-c--------"}, guards=guards)
+
+    assert played.drawn == "WQ----W---"
+    assert played.reasons[-1] == "signal dead"
+
+
+def test_a_position_beyond_the_limit_withdraws_with_the_fill_itself() -> None:
+    played = Played(
+        "composite",
+        {
+            "orders": "----f-----",
+            "signal": "a---------",
+            "target": "--c---c---",
+        },
+        guards=Guards(risk=RiskLimits(max_position=SIZE // 2)),
+    )  # fmt: skip
+
+    assert played.drawn == "W-Q-W-----"
+    assert played.reasons[-1] == "risk position beyond the limit"
+    tripped = played.decisions[2]
+    assert (tripped.refused_value, tripped.refused_limit) == (0.05, 0.025)
+
+
+@pytest.mark.parametrize("preset", ["composite", "ladder"])
+def test_a_notional_limit_takes_the_side_that_would_pass_it(preset: Preset) -> None:
+    played = Played(
+        preset,
+        {
+            "orders": "f----",
+            "signal": "-a---",
+            "target": "--c--",
+        },
+        # Long 0.05, at 200.01 that is 10.0005; room for no second order of that size.
+        guards=Guards(risk=RiskLimits(max_notional=20 * UNIT)),
+        ladder=RUNGS if preset == "ladder" else None, max_position=9 * SIZE,
+        inventory_skew_factor=0.0,
+    )  # fmt: skip
+
+    [quote] = played.quotes
+    assert (quote.bid_px, quote.bid_levels) == (None, 0)
+    assert quote.ask_px is not None
+
+
+def _wired(guards: Guards, *inputs: tuple[str, Quote], **more: Any) -> list[str]:
+    """Reasons of the withdrawals when quotes come a ms apart."""
+    clock = Clock()
+    feeds: dict[str, Hot[Quote]] = {"signal": Hot(), "target": Hot()}
+    decisions: list[Decision] = []
+    graph = quoting(
+        parameters("composite", guards=guards, **more), target=feeds["target"], orders=Hot()
+    )
+    feeds["signal"].pipe(graph).subscribe(decisions.append, scheduler=clock)
+    for name, quote in inputs:
+        clock.advance(clock.now_ns + MILLISECOND)
+        behind = 0 if quote.ts_event is None else quote.ts_event
+        feeds[name].push(replace(quote, ts=clock.now_ns, ts_event=clock.now_ns + behind))
+    return [d.reason for d in decisions if d.action == "withdraw"][1:]
+
+
+A, B = QUOTES["a"], QUOTES["b"]
+AHEAD, BEHIND = replace(A, ts_event=11), replace(A, ts_event=-11)
+LOCKED = book(9, 200.0, 200.0)
+HALF = book(9, 99.99, 100.01)
+
+
+@pytest.mark.parametrize("feed", ["signal", "target"])
+@pytest.mark.parametrize(
+    ("guards", "quotes", "reason"),
+    [
+        (Guards(max_ahead_ns=10), [AHEAD], "event time in the future"),
+        (Guards(max_ahead_ns=11), [AHEAD], None),
+        (Guards(frozen_ns=MILLISECOND), [A, A, A], "frozen"),
+        (Guards(frozen_ns=3 * MILLISECOND), [A, A, A], None),
+        (Guards(locked=False), [LOCKED], "locked"),
+        (Guards(), [LOCKED], None),
+        (Guards(collar_bps=14.0, collar_confirm_ns=MILLISECOND), [A, B], "jump not confirmed"),
+        (Guards(collar_bps=16.0, collar_confirm_ns=MILLISECOND), [A, B], None),
+    ],
+)
+def test_guards_of_one_feed_hold_for_either(
+    feed: str, guards: Guards, quotes: list[Quote], reason: str | None
+) -> None:
+    other = "target" if feed == "signal" else "signal"
+
+    reasons = _wired(guards, (other, A), *((feed, quote) for quote in quotes))
+
+    assert reasons == ([] if reason is None else [f"{feed} {reason}"])
+
+
+def test_how_far_behind_a_quote_may_be_is_set_for_each_feed_apart() -> None:
+    for_signal, for_target = Guards(max_signal_behind_ns=10), Guards(max_target_behind_ns=10)
+    by_signal, by_target = (("target", A), ("signal", BEHIND)), (("signal", A), ("target", BEHIND))
+
+    assert _wired(for_signal, *by_signal) == ["signal event time far behind"]
+    assert _wired(for_target, *by_target) == ["target event time far behind"]
+    assert _wired(for_signal, *by_target) == _wired(for_target, *by_signal) == []
+
+
+def test_a_split_is_looked_for_in_the_signal_alone() -> None:
+    guards = Guards(split_break_ns=MILLISECOND)
+
+    assert _wired(guards, ("target", A), ("signal", A), ("signal", HALF)) == [
+        "signal looks like a split"
+    ]
+    assert _wired(guards, ("signal", A), ("target", A), ("target", HALF)) == []
+    assert _wired(guards, ("target", A), ("signal", HALF)) == []
+    assert _wired(guards, ("target", A), ("signal", HALF), set_baseline=200.0) == [
+        "signal looks like a split"
+    ]
+
+
+TIGHT = Guards(
+    max_signal_age_ns=1, max_target_age_ns=1, dead_ns=1, max_ahead_ns=0, max_signal_behind_ns=0,
+    max_target_behind_ns=0, frozen_ns=0, locked=False, collar_bps=0.0,
+    collar_confirm_ns=100 * MILLISECOND, split_break_ns=0, max_basis_bps=0.0,
+    schedule=Schedule([(10**15, 10**15 + 1)]),
+)  # fmt: skip
+
+
+def test_the_tutorial_has_no_guards_but_the_risk_limits_that_are_set_and_the_kill_switch() -> None:
+    diagrams = {
+        "orders": "----p--f---",
+        "status": "-----------",
+        "signal": "a-b--------",
+        "target": "-c-a-b-----",
+    }
+
+    free = Played("tutorial", diagrams)
+    guarded = Played("tutorial", diagrams, guards=TIGHT)
+    limited = Played("tutorial", diagrams, guards=Guards(risk=RiskLimits(max_position=SIZE // 2)))
+
+    assert guarded.timed == free.timed
+    assert free.drawn == "-Q-Q-Q-----"
+    assert limited.drawn == "-Q-Q-Q-W---"
+    assert limited.reasons == ["risk position beyond the limit"]
+    assert Played("composite", diagrams, guards=TIGHT).quotes == []
+
+
+@pytest.mark.parametrize("preset", ["composite", "tutorial", "fair_value"])
+def test_without_guards_neither_the_clock_nor_status_nor_trades_change_a_decision(
+    preset: Preset,
+) -> None:
+    source = random.Random(11)
+    rows: list[tuple[str, Any]] = []
+    for seq in range(1, 800):
+        name = source.choice(("signal", "target", "target", "orders", "status", "trades"))
+        mid = source.randrange(199_800, 200_200) / 1_000
+        fault = source.random() < 0.05
+        quote = book(seq, None if fault else mid - 0.01, mid + 0.01)
+        rows.append(
+            (
+                name,
+                source.choice(list(ORDERS.values())) if name == "orders"
+                else STATUSES["h"] if name == "status"
+                else TRADES["v"] if name == "trades"
+                else quote,
+            )
+        )  # fmt: skip
+
+    plain = run(preset, [row for row in rows if row[0] in ("signal", "target", "orders")])
+    clock = Clock()
+    feeds: dict[str, Hot[Any]] = {name: Hot() for name in SOURCES}
+    decisions: list[Decision] = []
+    graph = quoting(
+        parameters(preset, guards=Guards()), target=feeds["target"], orders=feeds["orders"],
+        status=feeds["status"], trades=feeds["trades"],
+    )  # fmt: skip
+    feeds["signal"].pipe(graph).subscribe(decisions.append, scheduler=clock)
+    for name, value in rows:
+        if isinstance(value, Quote):
+            clock.advance(value.ts)
+        feeds[name].push(value)
+
+    assert decisions == plain
+    assert len(plain) > 100
+    assert clock.next_due_ns > 2**62, "no guard set a timer"
+
+
+# ---------------------------------------------------------------- the account, and our own quotes
+
+
+def test_orders_of_other_markets_count_against_the_accounts_budget() -> None:
+    def told(markets: int) -> list[str]:
+        clock = Clock()
+        orders: list[Hot[OrderUpdate]] = [Hot(), Hot()]
+        signal, target = Hot[Quote](), Hot[Quote]()
+        decisions: list[Decision] = []
+        graph = quoting(
+            parameters("composite", budget=BudgetLimits(transactions_per_minute=10)),
+            target=target, orders=orders[0],
+            account_orders=None if markets == 1 else orders,
+        )  # fmt: skip
+        signal.pipe(graph).subscribe(decisions.append, scheduler=clock)
+        for n in range(1, 10):
+            orders[1].push(replace(order(n, BUY, "pending_new", SIZE), batch=n))
+        signal.push(A)
+        target.push(QUOTES["c"])
+        return [d.action for d in decisions]
+
+    assert told(1) == ["withdraw", "quote"]
+    assert told(2) == ["withdraw", "hold"]
+
+
+@pytest.mark.parametrize("preset", ["composite", "tutorial"])
+@pytest.mark.parametrize(("without", "mid"), [(False, 200.0), (True, 199.995)])
+def test_our_own_quotes_are_taken_out_of_the_targets_book_by_choice(
+    preset: Preset, without: bool, mid: float
+) -> None:
+    ours = replace(order(7, BUY, "open", UNIT), px=199_990_000_000)
+
+    decisions = run(
+        preset,
+        [
+            ("signal", A), ("target", book(3, 199.98, 200.01)), ("orders", ours),
+            ("target", book(4, 199.99, 200.01)),
+        ],
+        anchor_without_own=without, requote_threshold_bps=0.0,
+    )  # fmt: skip
+
+    assert decisions[-1].target_mid == pytest.approx(mid)

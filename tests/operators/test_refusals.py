@@ -13,7 +13,12 @@ MISSING = Refusal(6, 60, "target", "missing")
 
 def test_sound_values_pass_and_refused_books_are_reported_as_refuse() -> None:
     reports: list[Decision] = []
-    values = {"a": Mid(1, 10, 64.0), "r": NO_BID, "s": MISSING, "b": Mid(2, 20, 65.0)}
+    values = {
+        "a": Mid(1, 10, 64.0, 63, 65),
+        "r": NO_BID,
+        "s": MISSING,
+        "b": Mid(2, 20, 65.0, 64, 66),
+    }
 
     actual = play("    -a-r-s-b-|", values, divert_refusals(Observer(reports.append)))
 

@@ -3,13 +3,17 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from reactivex import Observable, Subject
 from reactivex import operators as ops
 
+from operators.budget import BudgetLimits
 from operators.operator import Operator
-from operators.state import State
-from operators.requote import moved, refused, requote
-from streams.events import Anchor, Decision, Inventory, Refusal, Residual
+from operators.requote import moved, refused, requote, same_target, widened_bps
+from operators.state import State, refuse_state, seq_of
+from operators.throttle import throttle
+from streams.clock import Clock
+from streams.events import BUY, Anchor, Decision, Inventory, OrderUpdate, Refusal, Residual, Source
 from streams.pump import Hot
 from tests.marbles import expect, play_graph, subscribers
 
@@ -17,11 +21,11 @@ NO_BID = Refusal(5, 50, "signal", "no bid", None, 207, None, 3)
 
 
 def state(
-    anchor: float, residual: float = 0.0, *, dropped: bool = False
+    anchor: float, residual: float = 0.0, *, dropped: bool = False, widening: float = 1.0
 ) -> tuple[Residual, Anchor]:
     """``dropped`` states have both sides dropped by ``price``."""
     seq = -1 if dropped else 1
-    return Residual(seq, 1, 64.0, 64.0, residual), Anchor(2, 2, anchor, anchor)
+    return Residual(seq, 1, 64.0, 64.0, residual), Anchor(2, 2, anchor, anchor, 1, 2, widening)
 
 
 def priced(pair: tuple[Residual, Anchor]) -> Decision:
@@ -237,17 +241,114 @@ def test_dropped_sides_alone_are_no_quote_so_the_next_state_is_priced() -> None:
 def test_a_refused_book_withdraws_at_once_and_the_next_sound_state_requotes() -> None:
     anchor = ANCHORS["b"][1]
     states: dict[str, Any] = ANCHORS | {"r": (NO_BID, anchor)}
-    out = QUOTED | {"R": ("withdraw", None, None, 1), "S": ("withdraw", None, None, 0)}
+    out = QUOTED | {"R": ("withdraw", None, None, 1)}
 
     actual = play_graph(
         {
             "inventory": "-w",
-            "states": "   --a-b-r-r-b-b-|",
+            "states": "   --a-b-r-b-b-|",
         },
         WORKING | states, worthwhile(BPS),
     )  # fmt: skip
 
-    assert actual == expect("--A---R-S-B---|", out)
+    assert actual == expect("--A---R-B---|", out)
+
+
+def test_the_same_refused_quote_met_again_is_only_counted_and_another_one_is_told() -> None:
+    anchor, moved_anchor = ANCHORS["b"][1], ANCHORS["c"][1]
+    states: dict[str, Any] = ANCHORS | {
+        "r": (NO_BID, anchor),
+        "s": (NO_BID, moved_anchor),  # the other feed spoke: still the same refused quote
+        "t": (Refusal(6, 60, "signal", "no bid"), anchor),  # another quote
+        "u": (Refusal(6, 60, "signal", "crossed"), anchor),  # another reason
+    }
+    out = QUOTED | {
+        "R": ("withdraw", None, None, 0),
+        "T": ("withdraw", None, None, 3),
+        "U": ("withdraw", None, None, 0),
+        "B": ("quote", 67.0, 0.0, 1),
+    }
+
+    actual = play_graph(
+        {
+            "inventory": "-w",
+            "states": "   --a-r-r-s-r-t-u-u-b-r-|",
+        },
+        WORKING | states, worthwhile(BPS),
+    )  # fmt: skip
+
+    assert actual == expect("--A-R-------T-U---B-R-|", out)
+
+
+def test_a_feed_that_is_missing_is_told_once_however_often_the_other_speaks() -> None:
+    missing = Refusal(0, 0, "signal", "missing")
+    seen = _decisions(
+        [(missing, Anchor(seq, seq, 64.0, 64.0, 1, 2)) for seq in (3, 4, 5)] + [ANCHORS["a"]]
+    )
+
+    assert [(d.seq, d.reason, d.unmoved) for d in seen] == [(3, "signal missing", 0), (2, "", 2)]
+
+
+@pytest.mark.parametrize("guard", ["session", "basis", "risk", "kill switch"])
+def test_a_guards_refusal_is_counted_while_it_lasts_whatever_quotes_arrive(guard: Source) -> None:
+    def judged(seq: int, reason: str, value: float) -> State:
+        return refuse_state(
+            (Residual(seq, seq, 64.0, 64.0, 0.0), ANCHORS["a"][1]), guard, reason, seq, value, 5.0
+        )
+
+    seen = _decisions(
+        [
+            judged(3, "closed", 6.0), judged(4, "closed", 7.0), judged(5, "closed", 8.0),
+            judged(6, "open late", 9.0), ANCHORS["a"], judged(7, "open late", 9.0),
+        ]
+    )  # fmt: skip
+
+    assert [(d.seq, d.action, d.reason, d.refused_value, d.unmoved) for d in seen] == [
+        (3, "withdraw", f"{guard} closed", 6.0, 0),
+        (6, "withdraw", f"{guard} open late", 9.0, 2),
+        (2, "quote", "", None, 0),
+        (7, "withdraw", f"{guard} open late", 9.0, 0),
+    ]
+    assert {d.refused_limit for d in seen if d.action == "withdraw"} == {5.0}
+    assert all(d.signal_seq is d.target_seq is None for d in seen)
+
+
+def test_a_guard_puts_its_refusal_in_the_targets_place_and_the_signal_stays() -> None:
+    signal, anchor = Residual(9, 90, 64.0, 64.0, 0.0), ANCHORS["a"][1]
+
+    refused_by = refuse_state((signal, anchor), "risk", "too many orders", 95, 3.0, 2.0)
+
+    assert refused_by == (
+        signal, Refusal(9, 95, "risk", "too many orders", value=3.0, limit=2.0),
+    )  # fmt: skip
+    assert seq_of(refused_by) == seq_of((signal, anchor)) == 9
+
+
+def test_after_a_refusal_the_next_sound_state_is_quoted_even_if_it_did_not_move() -> None:
+    states: dict[str, Any] = ANCHORS | {"r": (NO_BID, ANCHORS["a"][1])}
+
+    actual = play_graph(
+        {"inventory": "-w", "states": "--a-r-r-a-a-|"}, WORKING | states, worthwhile(BPS)
+    )
+
+    out = QUOTED | {"R": ("withdraw", None, None, 0), "B": ("quote", 64.0, 0.0, 1)}
+    assert actual == expect("--A-R---B---|", out)
+
+
+def test_a_change_of_the_widening_forces_a_quote_in_both_directions() -> None:
+    states = ANCHORS | {"x": state(64.0, widening=3.0), "y": state(66.0, widening=3.0)}
+
+    actual = play_graph(
+        {
+            "inventory": "-w",
+            "states": "   --a-x-x-y-a-a-|",
+        },
+        WORKING | states, worthwhile(BPS),
+    )  # fmt: skip
+
+    # y is 2/64 away and as wide as the last quote.
+    out = QUOTED | {"B": ("quote", 64.0, 0.0, 2)}
+    assert actual == expect("--A-A-----B---|", out)
 
 
 def test_a_withdrawal_names_the_feed_the_reason_and_the_book_it_judged() -> None:
@@ -262,11 +363,17 @@ def test_a_withdrawal_names_the_feed_the_reason_and_the_book_it_judged() -> None
     )  # fmt: skip
     missing = refused(Refusal(0, 0, "signal", "missing"), 8, 80)
     assert missing.signal_seq is missing.signal_ts is missing.target_seq is None
+    judged = Refusal(6, 60, "target", "frozen", 3, 4, 1, 1, 61.5, 60.0)
+    assert refused(judged, 8, 80) == Decision(
+        seq=8, ts=80, action="withdraw", reason="target frozen", target_seq=6, target_ts=60,
+        refused_bid_px=3, refused_ask_px=4, refused_bid_sz=1, refused_ask_sz=1,
+        refused_value=61.5, refused_limit=60.0,
+    )  # fmt: skip
 
 
 def test_when_both_books_are_refused_the_targets_reason_is_given() -> None:
     crossed = Refusal(6, 60, "target", "crossed")
-    seen = _decisions([(NO_BID, crossed), (NO_BID, Anchor(7, 70, 64.0, 64.0))])
+    seen = _decisions([(NO_BID, crossed), (NO_BID, Anchor(7, 70, 64.0, 64.0, 1, 2))])
 
     assert [(d.seq, d.ts, d.reason) for d in seen] == [
         (6, 60, "target crossed"),
@@ -353,3 +460,287 @@ def test_disposing_unsubscribes_from_every_source() -> None:
     subscription.dispose()
 
     assert subscribers(source) == subscribers(inventory) == 0
+
+
+# ---------------------------------------------------------------- on the graph's clock
+
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+
+
+class Run:
+    """The operator on the graph's clock, fed by hand, with two markets' orders."""
+
+    def __init__(self, **more: Any) -> None:
+        self.clock = Clock()
+        self.states: Hot[State] = Hot()
+        self.inventory: Hot[Inventory] = Hot()
+        self.orders: tuple[Hot[OrderUpdate], Hot[OrderUpdate]] = (Hot(), Hot())
+        self.seen: list[Decision] = []
+        self.batches = [0, 0]
+        values: dict[str, Any] = {
+            "threshold_bps": BPS, "signal_skew_factor": 0.0, "price": ops.map(priced),
+        }  # fmt: skip
+        graph = requote(inventory=self.inventory, orders=self.orders, **(values | more))
+        self.states.pipe(graph).subscribe(self.seen.append, scheduler=self.clock)
+
+    def send(self, count: int = 1, market: int = 0, *, state: str = "pending_new") -> None:
+        """Send so many batches of one order."""
+        for _ in range(count):
+            self.batches[market] += 1
+            self.orders[market].push(
+                OrderUpdate(
+                    ts=self.clock.now_ns, n=self.batches[market], side=BUY, state=state, leaves=1,
+                    batch=self.batches[market],
+                )
+            )  # fmt: skip
+
+    def work(self, **values: Any) -> None:
+        self.inventory.push(Inventory(**({"working": 2} | values)))
+
+    def anchors(self, *prices: float) -> None:
+        for price in prices:
+            self.states.push(state(price))
+
+    @property
+    def told(self) -> list[tuple[float | None, float | None, int]]:
+        """Anchor, threshold and unmoved of each decision."""
+        return [(d.anchor, d.threshold_bps, d.unmoved) for d in self.seen]
+
+
+def test_a_decision_is_stamped_with_the_present_also_when_a_timer_or_an_order_caused_it() -> None:
+    run = Run()
+    run.clock.advance(1)
+    run.anchors(64.0)  # of quotes of 1 and 2: the later one
+    run.clock.schedule_ns(50, lambda *_: run.anchors(64.0))
+    run.clock.advance(70)
+    run.states.push((NO_BID, ANCHORS["a"][1]))  # refused at 50
+    run.clock.schedule_ns(80, lambda *_: run.states.push((NO_BID, Refusal(6, 60, "target", "x"))))
+    run.clock.advance(90)
+
+    assert [(d.action, d.ts, d.seq) for d in run.seen] == [
+        ("quote", 2, 2), ("quote", 50, 2), ("withdraw", 70, 5), ("withdraw", 80, 6),
+    ]  # fmt: skip
+
+
+def test_without_the_graphs_clock_a_decision_has_the_time_of_its_inputs() -> None:
+    [quote] = _decisions([ANCHORS["a"]])
+
+    assert quote.ts == 2
+
+
+# ---------------------------------------------------------------- only changes
+
+
+def levels(pair: tuple[Residual, Anchor], *, position: int = 0) -> Decision:
+    """Prices in whole units, so that several anchors lead to one target."""
+    px = int(pair[1].price)
+    return Decision(
+        seq=2, ts=2, action="withdraw" if px == 99 else "quote", anchor=pair[1].price, residual=0.0,
+        bid_px=None if px == 99 else px - 2, ask_px=None if px == 99 else px + 2, bid_levels=1,
+        ask_levels=1, position=position,
+    )  # fmt: skip
+
+
+def test_a_target_that_equals_the_last_one_is_only_counted() -> None:
+    run = Run(threshold_bps=0.0, only_changes=True, price=ops.map(levels))
+    run.work()
+
+    run.anchors(64.0, 64.25, 64.75, 65.0, 64.0, 64.5)
+
+    assert run.told == [(64.0, None, 0), (65.0, None, 2), (64.0, None, 0)]
+
+
+def test_every_target_is_sent_again_without_only_changes() -> None:
+    run = Run(threshold_bps=0.0, price=ops.map(levels))
+    run.work()
+
+    run.anchors(64.0, 64.25, 64.75)
+
+    assert len(run.seen) == 3
+
+
+def test_after_a_fill_the_same_prices_are_another_target_since_the_position_changed() -> None:
+    position = 0
+
+    def held(pair: tuple[Residual, Anchor]) -> Decision:
+        return levels(pair, position=position)
+
+    run = Run(threshold_bps=0.0, only_changes=True, price=ops.map(held))
+    run.work()
+    run.anchors(64.0, 64.0)
+    position = 5
+    run.work(position=5, working=1)
+
+    run.anchors(64.0, 64.0)
+
+    assert [(d.position, d.unmoved) for d in run.seen] == [(0, 0), (5, 1)]
+
+
+def test_the_same_target_is_sent_again_when_nothing_works() -> None:
+    run = Run(threshold_bps=0.0, only_changes=True, price=ops.map(levels))
+    run.work()
+    run.anchors(64.0, 64.0)
+    run.work(working=0)
+
+    run.anchors(64.0, 64.0)
+
+    assert run.told == [(64.0, None, 0), (64.0, None, 1), (64.0, None, 0)]
+
+
+def test_the_same_target_is_sent_again_after_a_refusal_or_when_an_order_voided_it() -> None:
+    run = Run(threshold_bps=0.0, only_changes=True, price=ops.map(levels))
+    run.work()
+    run.anchors(64.0)
+    run.states.push((NO_BID, ANCHORS["a"][1]))
+    run.anchors(64.0, 64.0)
+    run.work(resets=1)
+    run.anchors(64.0, 64.0)
+
+    assert [d.action for d in run.seen] == ["quote", "withdraw", "quote", "quote"]
+
+
+@pytest.mark.parametrize("working", [0, 2])
+def test_the_same_wish_to_quote_nothing_is_told_once_whatever_works(working: int) -> None:
+    run = Run(threshold_bps=0.0, only_changes=True, price=ops.map(levels))
+    run.work(working=working)
+
+    run.anchors(99.0, 99.25, 64.0, 99.5, 99.0)
+
+    assert [(d.action, d.unmoved) for d in run.seen] == [
+        ("withdraw", 0), ("quote", 1), ("withdraw", 0),
+    ]  # fmt: skip
+
+
+def test_a_target_is_the_same_when_prices_levels_position_and_action_are() -> None:
+    target = Decision(
+        seq=1, ts=1, action="quote", bid_px=1, ask_px=2, bid_levels=3, ask_levels=4, position=5
+    )
+
+    assert same_target(target, replace(target, seq=9, ts=9, anchor=3.0, unmoved=4, bid=1.5))
+    for change in (
+        {"bid_px": 0}, {"ask_px": 3}, {"bid_px": None}, {"bid_levels": 2}, {"ask_levels": 5},
+        {"position": 4}, {"action": "withdraw"},
+    ):  # fmt: skip
+        assert not same_target(target, replace(target, **change)), change
+
+
+# ---------------------------------------------------------------- when a budget runs low
+
+
+def test_below_half_of_the_minute_the_threshold_widens_in_proportion_and_is_told() -> None:
+    run = Run(limits=BudgetLimits(transactions_per_minute=10))
+    run.work()
+    run.send(5)
+    run.anchors(64.0, 68.0)  # half is left: 4/64 is the threshold as it is set
+    run.send(3)
+    # 2 of 10 are left: 5 / 2 times wider, 10/64 of the anchor, from the 68 that was quoted 10.625.
+    run.anchors(74.0, 78.5, 78.625)
+
+    assert run.told == [(64.0, BPS, 0), (68.0, BPS, 0), (78.625, 2.5 * BPS, 2)]
+
+
+def test_after_a_minute_the_threshold_is_the_settings_again_to_the_ns() -> None:
+    for ns, moved_by_now in ((MINUTE - 1, False), (MINUTE, True)):
+        run = Run(limits=BudgetLimits(transactions_per_minute=10))
+        run.work()
+        run.send(8)
+        run.anchors(64.0)
+        run.clock.advance(ns)
+        run.anchors(68.0)
+
+        assert run.told[1:] == ([(68.0, BPS, 0)] if moved_by_now else [])
+
+
+def test_the_threshold_that_is_told_is_the_one_in_force_also_where_none_was_asked() -> None:
+    run = Run(limits=BudgetLimits(transactions_per_minute=10))
+    run.send(8)
+    run.anchors(64.0)  # nothing works, so no threshold was asked
+    run.work()
+    run.anchors(128.0)
+    run.work(working=0)
+    run.clock.advance(2 * MINUTE)
+    run.anchors(128.0)
+
+    assert run.told == [(64.0, 2.5 * BPS, 0), (128.0, 2.5 * BPS, 0), (128.0, BPS, 0)]
+
+
+def test_orders_of_every_market_count_and_answers_do_not() -> None:
+    run = Run(limits=BudgetLimits(transactions_per_minute=10))
+    run.work()
+    run.send(4, 0)
+    run.send(4, 1)
+    run.orders[0].push(OrderUpdate(ts=0, n=1, side=BUY, state="open", leaves=1))
+    run.anchors(64.0, 73.0, 74.0)
+
+    assert run.told == [(64.0, 2.5 * BPS, 0), (74.0, 2.5 * BPS, 1)]
+
+
+def test_a_volume_quota_widens_by_what_its_pace_still_allows() -> None:
+    run = Run(limits=BudgetLimits(volume_quota=1_000))
+    run.work()
+    run.send(60)
+    run.anchors(64.0)
+
+    # 940 are left, a tenth of them at once; of the first portion of 100, 40: half of 94 / 40.
+    assert run.told == [(64.0, BPS * (47.0 / 40.0), 0)]
+
+
+def test_a_threshold_of_zero_widens_from_one_bp() -> None:
+    assert widened_bps(0.0, 1.0) == 0.0
+    assert widened_bps(0.0, 2.5) == 2.5
+    assert widened_bps(0.5, 8.0) == 8.0
+    assert widened_bps(1.0, 8.0) == 8.0
+    assert widened_bps(5.0, 8.0) == 40.0
+    assert widened_bps(5.0, 1.0) == 5.0
+
+
+def test_without_limits_no_threshold_is_told() -> None:
+    run = Run()
+    run.send(100)
+    run.anchors(64.0)
+
+    assert run.told == [(64.0, None, 0)]
+    assert subscribers(*run.orders) == 0
+
+
+def test_the_threshold_widens_before_the_throttle_holds_anything() -> None:
+    limits = BudgetLimits(transactions_per_minute=10)
+    spent: dict[str, int] = {}
+    for count in range(11):
+        orders: Hot[OrderUpdate] = Hot()
+        states: Hot[State] = Hot()
+        clock, seen = Clock(), list[Decision]()
+        states.pipe(
+            requote(
+                threshold_bps=BPS, signal_skew_factor=0.0, inventory=Hot(), price=ops.map(priced),
+                limits=limits, orders=[orders],
+            ),
+            throttle(0, limits=limits, orders=[orders]),
+        ).subscribe(seen.append, scheduler=clock)  # fmt: skip
+        for n in range(1, count + 1):
+            orders.push(OrderUpdate(ts=0, n=n, side=BUY, state="pending_new", leaves=1, batch=n))
+        states.push(state(64.0))
+        [decision] = seen
+        assert decision.threshold_bps is not None
+        if decision.threshold_bps > BPS:
+            spent.setdefault("widened", count)
+        if decision.action == "hold":
+            spent.setdefault("held", count)
+
+    assert spent == {"widened": 6, "held": 9}, "the tenth is kept for cancels"
+
+
+def test_disposing_also_leaves_the_orders() -> None:
+    orders: Hot[OrderUpdate] = Hot()
+    states: Hot[State] = Hot()
+    graph = requote(
+        threshold_bps=BPS, signal_skew_factor=0.0, inventory=Hot(), price=ops.map(priced),
+        limits=BudgetLimits(transactions_per_minute=10), orders=[orders],
+    )  # fmt: skip
+    subscription = states.pipe(graph).subscribe(scheduler=Clock())
+    assert subscribers(orders) == 1
+
+    subscription.dispose()
+
+    assert subscribers(orders, states) == 0

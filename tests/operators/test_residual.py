@@ -26,7 +26,7 @@ NO_BID = Refusal(9, 90, "signal", "no bid", None, 207 * SECOND)
 
 
 def mid(value: float, *, at: int = 0) -> Mid:
-    return Mid(7, at, value)
+    return Mid(7, at, value, 1, 2)
 
 
 def measured(value: float, baseline: float, *, at: int = 0) -> Residual:

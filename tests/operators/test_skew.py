@@ -11,7 +11,7 @@ from tests.marbles import expect, play, subscribers
 
 UNIT = 1_000_000_000
 SIGNAL = Residual(1, 10, 80.0, 64.0, 80 / 64 - 1)
-ANCHOR = Anchor(2, 20, 207.1, 207.0)
+ANCHOR = Anchor(2, 20, 207.1, 207.0, 207 * UNIT, 208 * UNIT)
 
 
 def test_the_centre_shifts_up_with_the_signal_and_down_when_long() -> None:

@@ -283,6 +283,16 @@ def test_a_size_between_two_queues_shortens_the_longer_one(side: int) -> None:
 
 
 @SIDES
+def test_a_size_shortens_the_longer_queue_also_where_the_earlier_order_has_it(side: int) -> None:
+    book = Book("queue", side)
+    book.rest(1, 5, size=None)
+    book.rest(2, 8, size=10)
+
+    book.ours(0, 12)
+    assert book.trade(0, 13) == [(1, 1), (2, 2)]  # 13 − 12; then 12 are left, and 12 − 10
+
+
+@SIDES
 def test_our_orders_share_one_trade_and_none_of_it_twice(side: int) -> None:
     book = Book("queue", side)
     for n in (1, 2, 3):

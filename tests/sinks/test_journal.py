@@ -37,16 +37,18 @@ FILLS: dict[str, pl.DataType] = {
 }  # fmt: skip
 ACCOUNT: dict[str, pl.DataType] = {
     "seq": COUNT, "ts": INT, "kind": TEXT, "n": INT, "venue_id": TEXT, "px": INT, "qty": INT,
-    "fee": INT, "liquidity": TEXT, "reason": TEXT,
+    "fee": INT, "liquidity": TEXT, "reason": TEXT, "quota_left": INT,
 }  # fmt: skip
 DECISIONS: dict[str, pl.DataType] = {
     "seq": COUNT, "ts": INT, "action": TEXT, "reason": TEXT,
     "signal_seq": COUNT, "signal_ts": INT, "signal_mid": FLOAT, "baseline": FLOAT,
-    "residual": FLOAT, "target_seq": COUNT, "target_ts": INT, "target_mid": FLOAT, "anchor": FLOAT,
-    "position": INT, "signal_shift": FLOAT, "inventory_shift": FLOAT, "shift": FLOAT,
-    "half_spread": FLOAT, "bid": FLOAT, "ask": FLOAT, "bid_px": INT, "ask_px": INT, "qty": INT,
+    "residual": FLOAT, "target_seq": COUNT, "target_ts": INT, "target_mid": FLOAT,
+    "target_bid_px": INT, "target_ask_px": INT, "anchor": FLOAT, "position": INT, "signal_shift": FLOAT, "inventory_shift": FLOAT, "shift": FLOAT,
+    "half_spread": FLOAT, "bid": FLOAT, "ask": FLOAT, "bid_px": INT, "ask_px": INT,
+    "bid_levels": INT, "ask_levels": INT, "level_step": INT, "qty": INT,
     "bid_note": TEXT, "ask_note": TEXT, "refused_bid_px": INT, "refused_ask_px": INT,
-    "refused_bid_sz": INT, "refused_ask_sz": INT, "unmoved": INT,
+    "refused_bid_sz": INT, "refused_ask_sz": INT, "refused_value": FLOAT,
+    "refused_limit": FLOAT, "threshold_bps": FLOAT, "unmoved": INT,
 }  # fmt: skip
 TABLES = {"orders": ORDERS, "fills": FILLS, "account": ACCOUNT, "decisions": DECISIONS}
 
@@ -134,7 +136,7 @@ def test_orders_come_in_order_of_their_numbers_with_their_last_state_and_open_if
     book.create(7, SELL, None)
     book.filled(13, 7)
     book.filled(14, 4, 30)
-    book.orders.ask_cancel(book.orders.find(4))
+    book.orders.ask_cancel(15, book.orders.find(4))
     book.told(15, "reject", 5)
     book.told(16, "ack", 6)
     book.told(17, "ack", 1)
@@ -197,7 +199,7 @@ def test_decisions_and_answers_are_written_value_by_value(tmp_path: Path) -> Non
         decision(7, residual=-1e-4, bid_px=0, reason="", bid_note="limit"),
         decision(8, action="refuse", reason="no bid", refused_ask_sz=2**63 - 1, unmoved=3),
     ]
-    said = AccountEvent(seq=2**63, ts=5, kind="reject", n=None, reason="é, 価格\x1f")
+    said = AccountEvent(seq=2**63, ts=5, kind="reject", n=None, reason="é, 価格\x1f", quota_left=0)
     for each in made:
         book.journal.decision(each)
     book.journal.account(said)
@@ -302,12 +304,16 @@ def _other(value: Any) -> list[Any]:
 FULL = Decision(
     seq=5, ts=6, action="quote", reason="moved", signal_seq=3, signal_ts=4, signal_mid=207.5,
     baseline=207.25, residual=0.0012, target_seq=5, target_ts=6, target_mid=207.125,
-    anchor=207.13, position=-50, signal_shift=0.066, inventory_shift=-0.025, shift=0.091,
-    half_spread=0.062, bid=207.16, ask=207.28, bid_px=PX, ask_px=PX + 1, qty=50,
+    target_bid_px=PX - 5, target_ask_px=PX + 5, anchor=207.13, position=-50, signal_shift=0.066, inventory_shift=-0.025, shift=0.091,
+    half_spread=0.062, bid=207.16, ask=207.28, bid_px=PX, ask_px=PX + 1,
+    bid_levels=2, ask_levels=3, level_step=10, qty=50,
     bid_note="capped", ask_note="dropped", refused_bid_px=1, refused_ask_px=2, refused_bid_sz=3,
-    refused_ask_sz=4, unmoved=9,
+    refused_ask_sz=4, refused_value=61.5, refused_limit=60.0, threshold_bps=7.5, unmoved=9,
 )  # fmt: skip
-NULLABLE = [name for name in DECISIONS if name not in {"seq", "ts", "action", "reason", "unmoved"}]
+ALWAYS = {
+    "seq", "ts", "action", "reason", "bid_levels", "ask_levels", "level_step", "unmoved",
+}  # fmt: skip
+NULLABLE = [name for name in DECISIONS if name not in ALWAYS]
 
 
 def _digest_of(folder: Path, decisions: list[Decision]) -> str:

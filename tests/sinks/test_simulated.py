@@ -1000,6 +1000,7 @@ def test_a_query_repeats_the_fills_with_their_ids_and_tells_that_the_order_rests
         (240, "fill", e.venue_id, e.px, e.qty, e.fee, e.liquidity) for e in (first, second)
     ]
     assert (ack.ts, ack.kind, ack.n, ack.px, ack.qty) == (240, "ack", 1, PX, 50 * TICK)
+    assert [event.reason for event in it.answers] == [None] * 3 + ["queried"] * 3
     assert it.venue.ledgers["queue"].position == 27 * TICK, "told twice, counted once"
 
 
@@ -1027,13 +1028,13 @@ def test_a_query_of_an_order_that_ended_repeats_how() -> None:
         it.send(9, Query(n))
 
     assert [(e.kind, e.n, e.qty, e.reason) for e in it.answers[told:]] == [
-        ("cancel", 1, None, "requested"),
-        ("fill", 2, 2 * QTY, None),
-        ("fill", 3, QTY // 5, None),
-        ("cancel", 3, None, "modified to what has filled"),
-        ("reject", 4, None, "canceled-post-only: post-only would cross"),
-        ("fill", 5, QTY, None),
-        ("reject", 6, None, "canceled-not-enough-liquidity: no liquidity"),
+        ("cancel", 1, None, "queried"),
+        ("fill", 2, 2 * QTY, "queried"),
+        ("fill", 3, QTY // 5, "queried"),
+        ("cancel", 3, None, "queried"),
+        ("reject", 4, None, "queried"),
+        ("fill", 5, QTY, "queried"),
+        ("reject", 6, None, "queried"),
         ("reject", 7, None, "21700 unknown order"),
     ]
     assert {event.ts for event in it.answers[told:]} == {9}
@@ -1076,7 +1077,7 @@ def test_only_so_many_ended_orders_are_remembered_and_the_oldest_end_goes_first(
     it.send(2, Query(2), Query(1))
 
     assert it.answers[-3].n == REMEMBERED_ORDERS + 1, "each query has one answer"
-    assert [event.reason for event in it.answers[-2:]] == ["21700 unknown order", "requested"]
+    assert [event.reason for event in it.answers[-2:]] == ["21700 unknown order", "queried"]
 
 
 def test_every_command_is_counted_by_its_kind_whether_it_is_taken_or_not() -> None:
@@ -1243,7 +1244,8 @@ def test_a_modify_gives_each_model_what_the_order_has_left_there() -> None:
     it = Market(fill_model="cross", compare=["touch", "queue"])
     it.book(1, PX, PX + 9 * TICK, 30 * TICK, None)
     it.send(2, limit(1, BUY))
-    it.trade(3, PX, 40 * TICK, SELL)  # touch 50, queue 10, cross 0
+    it.trade(3, PX, 34 * TICK, SELL)  # touch 50, queue 4, cross 0
+    it.trade(3, PX, 6 * TICK, SELL)  # queue 10
 
     it.send(4, Modify(1, PX, 20 * TICK))  # leaves 10 in queue, 20 in cross and nothing in touch
     it.opposite(5, BUY, PX - TICK)

@@ -1,20 +1,40 @@
 """The pump: one order for inputs, timers, answers and notices, to the nanosecond."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from streams.clock import NEVER, Clock
-from streams.events import AccountEvent, AccountKind, OrderUpdate, OutOfOrderError, Quote
-from streams.pump import ACCOUNT, SIGNAL, TARGET, Inputs, Pump
+from streams.events import (
+    AccountEvent,
+    AccountKind,
+    OrderUpdate,
+    OutOfOrderError,
+    Quote,
+    Status,
+    StatusKind,
+    Trade,
+)
+from streams.pump import (
+    ACCOUNT,
+    MAX_SIGNALS,
+    PAIR,
+    SIGNAL,
+    STATUS,
+    TARGET,
+    TRADE,
+    Event,
+    Inputs,
+    Market,
+    Pump,
+)
 
 NOW = 1_781_703_000_000_000_999
 Row = tuple[int, int]
 """Kind and offset from NOW in ns."""
 
 
-def inputs(*rows: Row, seq: list[int] | None = None, account: Any = ()) -> Inputs:
+def inputs(*rows: Row, seq: list[int] | None = None, events: Sequence[Event] = ()) -> Inputs:
     count = len(rows)
     return Inputs(
         kind=[kind for kind, _ in rows],
@@ -26,12 +46,20 @@ def inputs(*rows: Row, seq: list[int] | None = None, account: Any = ()) -> Input
         ask_sz=[2] * count,
         flags=[0] * count,
         seq=seq,
-        account=account,
+        events=events,
     )
 
 
 def event(kind: AccountKind = "ack", n: int = 1) -> AccountEvent:
     return AccountEvent(seq=0, ts=0, kind=kind, n=n)
+
+
+def trade(px: int) -> Trade:
+    return Trade(seq=0, ts=0, ts_event=5, px=px, qty=3, side=1)
+
+
+def status(kind: StatusKind = "heartbeat", source: str = "signal") -> Status:
+    return Status(seq=0, ts=0, source=source, kind=kind, text="why")
 
 
 def update(n: int) -> OrderUpdate:
@@ -41,10 +69,12 @@ def update(n: int) -> OrderUpdate:
 class Venue:
     """A venue of the test's own: what it does, and when, is written in the test."""
 
-    def __init__(self, log: "Log") -> None:
+    def __init__(self, log: "Log", name: str = "venue") -> None:
         self.next_due_ns = NEVER
         self.quoted: Callable[[], None] = lambda: None
+        self.traded: Callable[[], None] = lambda: None
         self._log = log
+        self._name = name
         self._due: list[tuple[int, str, Callable[[], None]]] = []
 
     def command(self, offset: int, name: str, effect: Callable[[], None] = lambda: None) -> None:
@@ -55,13 +85,25 @@ class Venue:
     def advance(self, until_ns: int) -> None:
         while self._due and self._due[0][0] <= until_ns:
             _, name, effect = self._due.pop(0)
-            self._log.note(f"venue {name}")
+            self._log.note(f"{self._name} {name}")
             effect()
         self.next_due_ns = self._due[0][0] if self._due else NEVER
 
-    def on_quote(self, ts: int, bid_px: int | None, ask_px: int | None) -> None:
-        self._log.note(f"venue sees {bid_px}/{ask_px} of {ts - NOW}")
+    def on_quote(
+        self,
+        ts: int,
+        bid_px: int | None,
+        ask_px: int | None,
+        bid_sz: int | None,
+        ask_sz: int | None,
+    ) -> None:
+        assert (bid_sz, ask_sz) == (1, 2)
+        self._log.note(f"{self._name} sees {bid_px}/{ask_px} of {ts - NOW}")
         self.quoted()
+
+    def on_trade(self, trade: Trade) -> None:
+        self._log.note(f"{self._name} sees a trade at {trade.px}")
+        self.traded()
 
 
 class Log:
@@ -70,7 +112,7 @@ class Log:
     def __init__(self, *, venue: bool = False) -> None:
         self.clock = Clock(NOW)
         self.venue = Venue(self)
-        self.pump = Pump(self.clock, self.venue if venue else None)
+        self.pump = Pump(self.clock, *([self.venue] if venue else []))
         self.lines: list[tuple[str, int, int]] = []
         self.then: dict[str, Callable[[], None]] = {}
         """What to do inside the delivery of that name."""
@@ -78,6 +120,8 @@ class Log:
         self.pump.target.subscribe(lambda q: self._quote("target", q))
         self.pump.account.subscribe(self._account)
         self.pump.orders.subscribe(lambda u: self.note(f"order {u.n}"))
+        self.pump.markets[0].trades.subscribe(self._trade)
+        self.pump.markets[0].status.subscribe(self._status)
 
     def note(self, what: str) -> None:
         self.lines.append((what, self.clock.now_ns - NOW, self.pump.seq))
@@ -90,6 +134,14 @@ class Log:
     def _account(self, account: AccountEvent) -> None:
         assert (account.seq, account.ts) == (self.pump.seq, self.clock.now_ns)
         self.note(f"{account.kind} {account.n}")
+
+    def _trade(self, trade: Trade) -> None:
+        assert (trade.seq, trade.ts) == (self.pump.seq, self.clock.now_ns)
+        self.note(f"trade at {trade.px}")
+
+    def _status(self, status: Status) -> None:
+        assert (status.seq, status.ts) == (self.pump.seq, self.clock.now_ns)
+        self.note(f"{status.source} {status.kind}")
 
     def timer(self, offset: int, name: str = "timer") -> None:
         self.clock.schedule_ns(NOW + offset, lambda *_: self.note(name))
@@ -154,7 +206,7 @@ def test_recorded_account_events_are_inputs_of_their_row() -> None:
     recorded = [event("ack", 1), event("fill", 2)]
 
     seqs = log.pump.run(
-        inputs((ACCOUNT, 0), (SIGNAL, 1), (ACCOUNT, 2), seq=[3, 4, 8], account=recorded)
+        inputs((ACCOUNT, 0), (SIGNAL, 1), (ACCOUNT, 2), seq=[3, 4, 8], events=recorded)
     )
 
     assert seqs == [3, 4, 8]
@@ -427,19 +479,64 @@ def test_a_command_sent_by_a_timer_takes_effect_in_the_same_pass() -> None:
     assert log.lines == [("a", 3, 0), ("venue takes", 5, 0), ("signal", 9, 1)]
 
 
-def test_settling_waits_for_every_command_under_way_and_for_those_that_follow() -> None:
+def test_finishing_waits_for_every_command_under_way_and_for_those_that_follow() -> None:
     log = Log(venue=True)
     log.venue.command(5, "takes", lambda: log.pump.answer(event("ack", 1)))
     log.then["ack 1"] = lambda: log.venue.command(8, "takes the next")
     log.timer(7)
     log.timer(20, "too late")
 
-    log.pump.settle()
+    log.pump.finish(lambda: "venue takes the next" in log.names)
 
     assert log.lines == [
         ("venue takes", 5, 0), ("ack 1", 5, 1), ("timer", 7, 1), ("venue takes the next", 8, 1),
     ]  # fmt: skip
     assert log.clock.now_ns == NOW + 8
+
+
+def test_finishing_stops_when_nothing_is_due_even_if_it_is_not_done() -> None:
+    log = Log(venue=True)
+    log.venue.command(5, "takes")
+    log.timer(7)
+
+    log.pump.finish(lambda: False)
+
+    assert log.lines == [("venue takes", 5, 0), ("timer", 7, 0)]
+    assert log.clock.now_ns == NOW + 7
+
+
+def test_finishing_without_a_venue_lets_the_timers_pass() -> None:
+    log = Log()
+    log.timer(3, "a")
+    log.timer(4, "b")
+
+    log.pump.finish(lambda: log.names == ["a"])
+
+    assert log.lines == [("a", 3, 0)]
+    assert log.clock.now_ns == NOW + 3
+
+
+def test_finishing_delivers_what_is_queued_before_it_asks_and_lets_no_time_pass_when_done() -> None:
+    log = Log(venue=True)
+    log.venue.command(5, "takes")
+    log.pump.answer(event("stop", 1))
+
+    log.pump.finish(lambda: log.names == ["stop 1"])
+
+    assert log.lines == [("stop 1", 0, 1)]
+    assert log.clock.now_ns == NOW
+
+
+def test_settling_lets_no_time_pass() -> None:
+    log = Log(venue=True)
+    log.venue.command(5, "takes")
+    log.timer(5)
+    log.pump.answer(event("stop", 1))
+
+    log.pump.settle()
+
+    assert log.lines == [("stop 1", 0, 1)]
+    assert log.clock.now_ns == NOW
 
 
 def test_settling_delivers_what_was_queued_outside_any_input() -> None:
@@ -474,3 +571,215 @@ def test_an_error_of_a_subscriber_ends_the_run_on_that_input() -> None:
 
     assert log.names == ["signal", "target"]
     assert log.pump.seq == 2
+
+
+# ---------------------------------------------------------------- trades, status, several signals
+
+
+def test_a_trade_reaches_the_venue_before_the_graph_and_what_it_fills_comes_between() -> None:
+    log = Log(venue=True)
+    log.venue.traded = lambda: log.pump.answer(event("fill", 1))
+    log.then["fill 1"] = lambda: log.pump.notify(update(1))
+
+    seqs = log.pump.run(inputs((SIGNAL, 1), (TRADE, 2), (TARGET, 3), events=[trade(101)]))
+
+    assert log.lines == [
+        ("signal", 1, 1), ("venue sees a trade at 101", 2, 1), ("fill 1", 2, 2), ("order 1", 2, 2),
+        ("trade at 101", 2, 3), ("venue sees 103/203 of 3", 3, 3), ("target", 3, 4),
+    ]  # fmt: skip
+    assert seqs == [1, 3, 4]
+
+
+def test_without_a_venue_a_trade_only_reaches_the_graph_with_all_it_says() -> None:
+    pump = Pump(Clock())
+    seen: list[Trade] = []
+    pump.markets[0].trades.subscribe(seen.append)
+
+    pump.run(inputs((TRADE, 7), events=[Trade(0, 0, 5, 101, 3, -1)]))
+
+    assert seen == [Trade(1, NOW + 7, 5, 101, 3, -1)]
+
+
+def test_a_status_is_an_input_of_its_row_that_the_venue_does_not_see() -> None:
+    log = Log(venue=True)
+    told = [status("heartbeat"), status("kill", "operator")]
+
+    seqs = log.pump.run(inputs((STATUS, 1), (SIGNAL, 2), (STATUS, 2), events=told))
+
+    assert seqs == [1, 2, 3]
+    assert log.lines == [("signal heartbeat", 1, 1), ("signal", 2, 2), ("operator kill", 2, 3)]
+
+
+def test_what_a_status_or_a_trade_causes_comes_before_the_next_input() -> None:
+    log = Log()
+    log.then["signal heartbeat"] = lambda: log.pump.answer(event("ack", 1))
+    log.then["trade at 9"] = lambda: log.pump.notify(update(2))
+
+    log.pump.run(inputs((STATUS, 1), (TRADE, 1), (SIGNAL, 1), events=[status(), trade(9)]))
+
+    assert log.names == ["signal heartbeat", "ack 1", "trade at 9", "order 2", "signal"]
+
+
+def test_events_of_all_kinds_are_taken_in_the_order_of_their_rows() -> None:
+    log = Log()
+    told: list[Event] = [trade(9), event("ack", 4), status(), event("fill", 5), trade(8)]
+
+    log.pump.run(
+        inputs(
+            (TRADE, 0), (SIGNAL, 0), (ACCOUNT, 1), (STATUS, 1), (TARGET, 2), (ACCOUNT, 2),
+            (TRADE, 3), seq=[2, 4, 6, 8, 10, 12, 14], events=told,
+        )
+    )  # fmt: skip
+
+    assert log.lines == [
+        ("trade at 9", 0, 2), ("signal", 0, 4), ("ack 4", 1, 6), ("signal heartbeat", 1, 8),
+        ("target", 2, 10), ("fill 5", 2, 12), ("trade at 8", 3, 14),
+    ]  # fmt: skip
+
+
+def test_every_signal_has_a_source_of_its_own() -> None:
+    pump = Pump(Clock(), markets=[Market(MAX_SIGNALS)])
+    seen: list[tuple[int, int]] = []
+    for k, source in enumerate(pump.markets[0].signals):
+        source.subscribe(lambda quote, k=k: seen.append((k, quote.seq)))  # type: ignore[misc]
+
+    pump.run(inputs(*((SIGNAL + k, k) for k in range(MAX_SIGNALS)), (SIGNAL, 99)))
+
+    assert seen == [(k, k + 1) for k in range(MAX_SIGNALS)] + [(0, MAX_SIGNALS + 1)]
+    assert pump.signal is pump.markets[0].signals[0]
+
+
+def test_the_kinds_of_two_markets_never_meet() -> None:
+    kinds = [ACCOUNT, STATUS, *(SIGNAL + k for k in range(MAX_SIGNALS)), TRADE, TARGET]
+
+    assert len(set(kinds)) == len(kinds)
+    assert kinds == sorted(kinds), "ties go in this order"
+    assert max(kinds) < PAIR
+
+
+# ---------------------------------------------------------------- two markets
+
+
+class Two(Log):
+    """Two markets, each with a venue of its own; names of the second start with a B."""
+
+    def __init__(self, *, venues: bool = True) -> None:
+        super().__init__()
+        self.lines.clear()
+        self.venues = Venue(self, "A"), Venue(self, "B")
+        self.pump = Pump(
+            self.clock, *(self.venues if venues else ()), markets=[Market(), Market(2)]
+        )
+        for name, market in zip("AB", self.pump.markets, strict=True):
+            for k, signal in enumerate(market.signals, start=1):
+                signal.subscribe(lambda _, name=name, k=k: self.note(f"{name} signal {k}"))  # type: ignore[misc]
+            market.target.subscribe(lambda _, name=name: self.note(f"{name} target"))  # type: ignore[misc]
+            market.trades.subscribe(lambda t, name=name: self.note(f"{name} trade {t.px}"))  # type: ignore[misc]
+            market.status.subscribe(lambda s, name=name: self.note(f"{name} {s.kind}"))  # type: ignore[misc]
+            market.account.subscribe(lambda a, name=name: self.note(f"{name} {a.kind} {a.n}"))  # type: ignore[misc]
+            market.orders.subscribe(lambda u, name=name: self.note(f"{name} order {u.n}"))  # type: ignore[misc]
+
+
+def test_every_input_reaches_its_market_alone() -> None:
+    log = Two(venues=False)
+    told: list[Event] = [event("ack", 1), event("ack", 2), status(), status("sibling"), trade(8),
+                         trade(9)]  # fmt: skip
+
+    seqs = log.pump.run(
+        inputs(
+            (ACCOUNT, 0), (PAIR + ACCOUNT, 0), (STATUS, 0), (PAIR + STATUS, 0), (SIGNAL, 1),
+            (PAIR + SIGNAL, 1), (PAIR + SIGNAL + 1, 1), (TRADE, 2), (PAIR + TRADE, 2), (TARGET, 3),
+            (PAIR + TARGET, 3), events=told,
+        )
+    )  # fmt: skip
+
+    assert log.names == [
+        "A ack 1", "B ack 2", "A heartbeat", "B sibling", "A signal 1", "B signal 1", "B signal 2",
+        "A trade 8", "B trade 9", "A target", "B target",
+    ]  # fmt: skip
+    assert seqs == list(range(1, 12)), "one numbering for all"
+
+
+def test_each_venue_sees_the_quotes_and_trades_of_its_own_market() -> None:
+    log = Two()
+
+    log.pump.run(
+        inputs(
+            (TARGET, 1), (PAIR + TARGET, 2), (TRADE, 3), (PAIR + TRADE, 4), (PAIR + SIGNAL, 5),
+            events=[trade(8), trade(9)],
+        )
+    )  # fmt: skip
+
+    assert log.names == [
+        "A sees 101/201 of 1", "A target", "B sees 102/202 of 2", "B target",
+        "A sees a trade at 8", "A trade 8", "B sees a trade at 9", "B trade 9", "B signal 1",
+    ]  # fmt: skip
+
+
+def test_answers_and_notices_go_to_the_market_they_are_of_in_one_order() -> None:
+    log = Two()
+
+    def act() -> None:
+        log.pump.answer(event("ack", 1), market=1)
+        log.pump.answer(event("ack", 2))
+        log.pump.notify(update(3), market=1)
+        log.pump.notify(update(4), market=0)
+        log.note("end of on_next")
+
+    log.then["A signal 1"] = act
+
+    def answer_again() -> None:
+        log.pump.answer(event("fill", 1), market=1)
+        log.pump.notify(update(1), market=1)
+        log.note("end of B ack")
+
+    log.then["B ack 1"] = answer_again
+    log.pump.run(inputs((SIGNAL, 0), (PAIR + TARGET, 1)))
+
+    assert log.lines == [
+        ("A signal 1", 0, 1), ("end of on_next", 0, 1), ("B order 3", 0, 1), ("A order 4", 0, 1),
+        ("B ack 1", 0, 2), ("end of B ack", 0, 2), ("B order 1", 0, 2), ("A ack 2", 0, 3),
+        ("B fill 1", 0, 4), ("B sees 101/201 of 1", 1, 4), ("B target", 1, 5),
+    ]  # fmt: skip
+
+
+def test_commands_of_both_venues_take_effect_by_time_and_ties_by_the_order_of_the_markets() -> None:
+    log = Two()
+    first, second = log.venues
+    second.command(3, "takes 3", lambda: log.pump.answer(event("ack", 3), market=1))
+    first.command(5, "takes 5", lambda: log.pump.answer(event("ack", 5), market=0))
+    second.command(7, "takes 7", lambda: log.pump.answer(event("ack", 8), market=1))
+    first.command(7, "takes 7", lambda: log.pump.answer(event("ack", 7), market=0))
+    second.command(9, "takes 9")
+    log.timer(7)
+
+    log.pump.run(inputs((PAIR + SIGNAL, 8)))
+
+    assert log.lines == [
+        ("B takes 3", 3, 0), ("B ack 3", 3, 1), ("A takes 5", 5, 1), ("A ack 5", 5, 2),
+        ("timer", 7, 2), ("A takes 7", 7, 2), ("B takes 7", 7, 2), ("A ack 7", 7, 3),
+        ("B ack 8", 7, 4), ("B signal 1", 8, 5),
+    ]  # fmt: skip
+
+
+def test_a_command_that_one_market_s_answer_causes_in_the_other_is_not_forgotten() -> None:
+    log = Two()
+    first, second = log.venues
+    second.command(3, "takes", lambda: log.pump.answer(event("fill", 1), market=1))
+    log.then["B fill 1"] = lambda: first.command(3, "hedges")
+
+    log.pump.run(inputs((SIGNAL, 4)))
+
+    assert log.lines == [
+        ("B takes", 3, 0), ("B fill 1", 3, 1), ("A hedges", 3, 1), ("A signal 1", 4, 2),
+    ]  # fmt: skip
+
+
+def test_finishing_waits_for_both_venues() -> None:
+    log = Two()
+    log.venues[1].command(9, "takes")
+    log.venues[0].command(4, "takes")
+
+    log.pump.finish(lambda: False)
+
+    assert log.lines == [("A takes", 4, 0), ("B takes", 9, 0)]
