@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-import msgspec
 import polars as pl
 from reactivex import Observer
 from reactivex.abc import DisposableBase
 
 from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
-from marblemaker.settings import Settings, instruments_of
+from marblemaker.settings import Settings, as_used, instruments_of
 from marblemaker.versions import versions
 from marblemaker.wiring import (
     budget_of,
@@ -420,11 +419,11 @@ class _Run:
             batch_rows=batch_rows,
         )
         for batch, frame in inputs:
+            if self._kill is not None:
+                self._poll_kill_file()
             self._deliver(batch, frame)
             if progress is not None:
                 progress(self.inputs, total, batch.ts[-1])
-            if self._kill is not None:
-                self._poll_kill_file()
         if not self.recorded:
             # The end of the recording is the operator's stop: an input like any other.
             for i in range(len(self.markets)):
@@ -496,7 +495,7 @@ class _Run:
         return Manifest(
             mode="replay",
             instruments=instruments_of(market.settings),
-            settings=msgspec.to_builtins(market.settings),
+            settings=as_used(market.settings),
             sources=sources,
             versions=versions(),
             files=files,
@@ -530,7 +529,7 @@ class _Run:
             "pnl_tick_value": view.pnl_tick_value if settings.strategy.preset == "ladder" else None,
             "bounds": self._bounds_of(market),
             "budget": self._budget_summary(),
-            "anomalies": dict(sorted(market.sink.orders.anomalies.items())),
+            "anomalies": {what: n for what, n in sorted(market.sink.orders.anomalies.items()) if n},
             "left_working": [order.n for order in market.sink.orders.working.values()],
             "ended": "complete",
             "digest": journal.digest(),

@@ -18,6 +18,7 @@ from streams.recording import Manifest, did_you_mean
 __all__ = [
     "Settings",
     "SettingsError",
+    "as_used",
     "for_market",
     "instruments_of",
     "load_settings",
@@ -341,6 +342,20 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Close the position with a market order on stop: as set, else only in ``tutorial``."""
         wanted = self.strategy.flatten_on_stop
         return self.strategy.preset == "tutorial" if wanted is None else wanted
+
+
+def as_used(settings: Settings) -> dict[str, Any]:
+    """Spell out settings for a run's manifest, with the preset's own values where none were set."""
+    document: dict[str, Any] = msgspec.to_builtins(settings)
+    strategy = document["strategy"]
+    for key in ("inventory_skew_factor", "signal_skew_factor", "requote_threshold_bps"):
+        strategy[key] = getattr(settings, key)
+    if settings.strategy.preset == "ladder":
+        strategy["order_size"] = format_units(settings.trade_size)
+        strategy["max_inventory"] = format_units(settings.max_inventory)
+    else:
+        strategy["max_position"] = settings.strategy.max_position or _MAX_POSITION
+    return document
 
 
 def parse_duration_ns(value: float | str, what: str) -> int:

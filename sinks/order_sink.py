@@ -308,7 +308,6 @@ class OrderSink(abc.ObserverBase[Decision]):
                 if self._replace == "modify"
                 and o.side == side
                 and o.state in (PENDING_NEW, PENDING_MODIFY)
-                and not o.modifies_refused
             )
             for side in _SIDES
         }

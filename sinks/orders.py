@@ -221,8 +221,7 @@ class Orders:
         elif event.kind == "cancel_reject":
             order.cancel_asked = False
             order.suspect = True
-            if order.state == PENDING_CANCEL:
-                order.state = _resting(order)
+            order.state = _resting(order)
         elif event.kind == "modify_reject":
             _settle(order)
             order.suspect = True

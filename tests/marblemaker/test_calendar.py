@@ -43,7 +43,13 @@ def test_the_session_baseline_is_the_first_mid_at_or_after_the_open(tmp_path: ob
     signal = frame([row(before, 200), row(at_open, 210), row(at_open + SECOND, 231)])
     target = frame([row(before + SECOND, 200), row(at_open + 2 * SECOND, 231)])
     write_recording(folder / "recording", {"signal": signal, "target": target})
-    replay(folder / "recording", settings(strategy={"signal_baseline": "session"}), folder / "run")
+    # Three quotes in a minute, 10 % apart: of the guards none may be on.
+    chosen = settings(
+        strategy={"signal_baseline": "session"},
+        guards={key: "off" for key in ("max_signal_age_secs", "max_target_age_secs", "collar_bps")},
+        session={"calendar": "24/7"},
+    )
+    replay(folder / "recording", chosen, folder / "run")
 
     quoted = pl.read_parquet(folder / "run" / "decisions.parquet").filter(action="quote")
     by_ts = dict(zip(quoted["ts"], quoted["baseline"], strict=True))

@@ -44,6 +44,12 @@ def test_the_halves_replay_to_orders_that_fill(half: int, tmp_path: Path) -> Non
         file.write_text("".join(lines[split:] if half else lines[:split]))
         assert _import(file, symbol, role, price, size, tmp_path / "recording") == 0
     arguments = ["replay", str(tmp_path / "recording")]
+    # The capture stood still for minutes at a time: with the guards on there is little to fill.
+    assert main([*arguments, "--out", str(tmp_path / "guarded")]) == 0
+    guarded = pl.read_parquet(tmp_path / "guarded" / "decisions.parquet")
+    assert guarded.filter(pl.col("reason").is_in(["signal dead", "target dead"])).height >= 4
+    for guard in ("max_signal_age_secs", "max_target_age_secs", "frozen_after_secs"):
+        arguments += ["--set", f"guards.{guard}=off"]
     for setting in ("half_spread_bps=2", "requote_threshold_bps=1", "signal_skew_factor=4000"):
         arguments += ["--set", f"strategy.{setting}"]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0

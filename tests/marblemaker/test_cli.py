@@ -344,7 +344,7 @@ def test_help_lists_every_command_and_wrong_use_exits_with_2() -> None:
         [sys.executable, "-m", "marblemaker.cli", "--help"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    for command in ("demo", "replay", "import", "bench", "doctor"):
+    for command in ("demo", "replay", "import", "kill", "bench", "doctor"):
         assert command in out
     wrong = subprocess.run(
         [sys.executable, "-m", "marblemaker.cli", "replai"], cwd=ROOT, capture_output=True,
@@ -359,7 +359,7 @@ def test_a_signal_exits_with_130_and_leaves_nothing(name: str, tmp_path: Path) -
         "import os, signal, sys, marblemaker.replay as r\n"
         "from marblemaker.cli import main\n"
         f"def stop(*a): os.kill(os.getpid(), signal.{name})\n"
-        "r._Run.close = stop\n"
+        "r._Run._close = stop\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     ended = subprocess.run(

@@ -52,7 +52,8 @@ def values(run: Path) -> dict[str, pl.DataFrame]:
 def test_each_market_does_what_it_does_alone_when_the_account_has_no_limits(
     recordings: list[Path], tmp_path: Path
 ) -> None:
-    chosen = [market(name) for name in NAMES]
+    strategy = {"trade_size": "0.050", "half_spread_bps": 3.0}
+    chosen = [market(name, strategy=strategy) for name in NAMES]
     whole = replay_together(recordings, chosen, tmp_path / "both")
     assert list(whole["markets"]) == list(NAMES)
     for recording, one, name in zip(recordings, chosen, NAMES, strict=True):

@@ -73,6 +73,9 @@ ORDERS = {
     "o": order(1, BUY, "expired"),
     "u": OrderUpdate(ts=0, n=1, side=BUY, state="cancelled", leaves=0, requested=False),
     "f": order(1, BUY, "filled", filled=SIZE),
+    "g": OrderUpdate(
+        ts=0, n=2, side=BUY, state="filled", leaves=0, filled=SIZE, fill_px=201 * UNIT
+    ),
 }
 
 
@@ -666,6 +669,43 @@ def test_the_ladders_skew_is_by_ticks_and_its_levels_by_room() -> None:
     assert (quote.inventory_shift, quote.position) == (0.0, SIZE)
 
 
+@pytest.mark.parametrize(
+    ("min_edge_ticks", "maker_fee_ppm", "bid", "levels"),
+    [
+        (5, 0, 199.95, 3),  # the first level earns its 5 ticks
+        (6, 0, 199.94, 2),
+        (5, 50, 199.94, 2),  # 50 millionths of 199.95 are a tick, all but a little
+    ],
+)
+def test_the_ladders_levels_must_earn_their_edge_after_the_makers_fee(
+    min_edge_ticks: int, maker_fee_ppm: int, bid: float, levels: int
+) -> None:
+    rungs = LadderParameters(
+        tick=TICK, base_spread_ticks=10, max_inventory=10 * SIZE, num_levels=3,
+        min_edge_ticks=min_edge_ticks, cancel_distance_ticks=20, maker_fee_ppm=maker_fee_ppm,
+    )  # fmt: skip
+
+    [quote] = Played(
+        "ladder", {"signal": "a-", "target": "-c"}, ladder=rungs, max_position=9 * SIZE
+    ).quotes
+
+    assert (px(quote)[0], quote.bid_levels) == (bid, levels)
+
+
+def test_the_composite_sends_an_equal_target_again_when_the_state_is_worth_it() -> None:
+    played = Played(
+        "composite",
+        {
+            "orders": "--p----",
+            "signal": "a---a-a",
+            "target": "-c-----",
+        },
+        requote_threshold_bps=0.0,
+    )  # fmt: skip
+
+    assert played.drawn == "WQ--Q-Q"
+
+
 def test_the_ladder_takes_levels_beyond_reach_away_while_the_new_ones_wait() -> None:
     played = Played(
         "ladder",
@@ -810,17 +850,17 @@ def test_outside_the_session_the_mode_decides_at_the_very_edge(outside: Any) -> 
 
 LIFE = Guards(
     max_signal_age_ns=3 * MILLISECOND, max_quiet_signal_age_ns=8 * MILLISECOND,
-    max_target_age_ns=20 * MILLISECOND, dead_ns=3 * MILLISECOND,
+    max_target_age_ns=20 * MILLISECOND, dead_ns=4 * MILLISECOND,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("status", "drawn", "reason"),
     [
-        ("-----------", "-WQ-W------", "signal dead"),
+        ("-----------", "-WQ--W-----", "signal dead"),
         ("--h-h-h-h--", "-WQ------W-", "signal quiet"),
         ("--s-s-s-s--", "-WQ------W-", "signal quiet"),
-        ("--t-t-t-t--", "-WQ-W------", "signal dead"),
+        ("--t-t-t-t--", "-WQ--W-----", "signal dead"),
         ("---d-------", "-WQW-------", "signal disconnected"),
     ],
 )
@@ -860,10 +900,13 @@ def test_trades_of_the_target_tell_a_quiet_target_from_a_dead_one() -> None:
     silent = Played("composite", diagrams | {"trades": "------------"}, guards=guards)
     traded = Played("composite", diagrams | {"trades": "-v-v--------"}, guards=guards)
 
-    # Quiet at 4; the last sign of life is the quote at 1, or the trade at 3.
+    heard = Played("composite", diagrams | {"status": "-h-t-h------"}, guards=guards)
+
+    # Quiet at 4; the last sign of life is the quote at 1, or the trade or heartbeat at 3.
     assert silent.drawn == "WQ--WW------"
-    assert traded.drawn == "WQ--W--W----"
-    assert silent.reasons == traded.reasons == ["target missing", "target quiet", "target dead"]
+    assert traded.drawn == heard.drawn == "WQ--W--W----"
+    for played in (silent, traded, heard):
+        assert played.reasons == ["target missing", "target quiet", "target dead"]
 
 
 def test_the_limit_outside_the_session_holds_there() -> None:
@@ -876,6 +919,24 @@ def test_the_limit_outside_the_session_holds_there() -> None:
 
     assert played.drawn == "WQ----W---"
     assert played.reasons[-1] == "signal dead"
+
+
+def test_a_loss_beyond_the_limit_lasts_until_the_next_session_opens() -> None:
+    schedule = Schedule([(0, 4 * MILLISECOND), (8 * MILLISECOND, 100 * MILLISECOND)])
+    limits = RiskLimits(max_loss=UNIT // 25, cooldown_ns=MILLISECOND)
+    diagrams = {"orders": "---g--------", "signal": "-a----------", "target": "--c--c------"}
+
+    # Bought 0.05 for 201, worth 200: a loss of 0.05.
+    with_sessions = Played(
+        "composite", diagrams, guards=Guards(risk=limits, schedule=schedule, outside="widen")
+    )
+    without = Played("composite", diagrams, guards=Guards(risk=limits))
+
+    assert with_sessions.reasons == without.reasons == [
+        "target missing", "risk loss beyond the limit",
+    ]  # fmt: skip
+    assert {d.ts // MILLISECOND for d in with_sessions.quotes} == {2, 8}
+    assert {d.ts // MILLISECOND for d in without.quotes} == {2}
 
 
 def test_a_position_beyond_the_limit_withdraws_with_the_fill_itself() -> None:
@@ -1054,7 +1115,7 @@ def test_without_guards_neither_the_clock_nor_status_nor_trades_change_a_decisio
 
 
 def test_orders_of_other_markets_count_against_the_accounts_budget() -> None:
-    def told(markets: int) -> list[str]:
+    def told(markets: int) -> list[tuple[str, float | None]]:
         clock = Clock()
         orders: list[Hot[OrderUpdate]] = [Hot(), Hot()]
         signal, target = Hot[Quote](), Hot[Quote]()
@@ -1069,10 +1130,11 @@ def test_orders_of_other_markets_count_against_the_accounts_budget() -> None:
             orders[1].push(replace(order(n, BUY, "pending_new", SIZE), batch=n))
         signal.push(A)
         target.push(QUOTES["c"])
-        return [d.action for d in decisions]
+        return [(d.action, d.threshold_bps) for d in decisions]
 
-    assert told(1) == ["withdraw", "quote"]
-    assert told(2) == ["withdraw", "hold"]
+    # Nine of ten are spent: one is left, a fifth of the half below which the threshold widens.
+    assert told(1) == [("withdraw", None), ("quote", 5.0)]
+    assert told(2) == [("withdraw", None), ("hold", 25.0)]
 
 
 @pytest.mark.parametrize("preset", ["composite", "tutorial"])

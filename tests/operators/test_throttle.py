@@ -609,6 +609,39 @@ def test_a_cheaper_target_reschedules_to_its_own_earlier_time() -> None:
     ]  # fmt: skip
 
 
+def test_a_cheaper_target_that_must_wait_as_well_waits_no_longer_than_it_must() -> None:
+    run = Run(**QUOTA)
+    run.send(8)
+    run.want(quote(1, 100, 110, 3), quote(2, 100, 110))
+    run.clock.advance(10 * UNIT_NS)
+
+    assert [(d.ts, d.seq, d.action) for d in run.seen] == [
+        (0, 1, "hold"), (0, 2, "hold"), (2 * UNIT_NS + 1, 2, "quote"),
+    ]  # fmt: skip
+    assert run.clock.timers[0] is False, "the longer wait was cancelled"
+
+
+def test_a_target_that_may_go_cancels_the_wait_of_the_one_it_overtakes() -> None:
+    run = Run(**QUOTA)
+    run.send(8)
+    run.want(quote(1, 100, 110))
+    assert run.clock.timers == [True]
+    run.clock.advance(UNIT_NS)
+
+    run.want(quote(2, 100, None))
+
+    assert [d.action for d in run.seen] == ["hold", "quote"]
+    assert run.clock.timers == [False]
+
+
+def test_what_was_unmoved_is_told_with_the_hold_and_not_again_with_the_release() -> None:
+    run = Run(5)
+    run.want(quote(1, 100, 110), quote(2, 99, 109, unmoved=4))
+    run.clock.advance(5)
+
+    assert [(d.action, d.unmoved) for d in run.seen] == [("quote", 0), ("hold", 4), ("quote", 0)]
+
+
 def test_a_dearer_target_reschedules_to_its_own_later_time() -> None:
     run = Run(**QUOTA)
     run.send(8)

@@ -621,6 +621,9 @@ def test_a_fill_told_after_the_last_cancel_is_flattened_too() -> None:
     desk.filled(1, QTY, ts=95)
 
     assert desk.sent() == [Create(3, SELL, None, QTY, None)]
+    assert not desk.sink.finished
+    desk.filled(3, QTY, "b")
+    assert desk.sink.finished
 
 
 def test_a_second_stop_lets_the_closing_order_work() -> None:
@@ -913,6 +916,41 @@ def test_a_modify_without_room_for_its_size_becomes_a_cancel_and_a_wait() -> Non
     assert desk.sent() == [bid(3, BID + TICK)]
 
 
+def test_an_order_at_the_limit_is_moved_since_it_needs_no_more_room() -> None:
+    desk = quoted(replace="modify", max_position=QTY)
+
+    desk.quote(11, BID + TICK, ASK)
+
+    assert desk.sent() == [Modify(1, BID + TICK, QTY)]
+
+
+def test_one_level_waits_for_each_order_that_will_be_moved_and_the_others_do_not() -> None:
+    desk = Desk(replace="modify", max_position=9 * QTY)
+    desk.levels(10, 1, 0)
+    desk.venue.take()
+
+    desk.levels(11, 2, 0, bid=BID + 5 * TICK)
+
+    assert desk.sent() == [bid(2, BID + 4 * TICK)]
+    desk.told("ack", 1)
+    assert desk.sent() == [Modify(1, BID + 5 * TICK, QTY)]
+
+
+def test_a_level_that_is_wanted_anew_goes_to_its_place_among_those_that_wait() -> None:
+    desk = quoted(replace="modify", max_position=9 * QTY)
+    desk.quote(11, BID + TICK, ASK)
+    desk.told("disconnect", 0)
+    desk.told("connect", 0)
+    desk.levels(60, 1, 2, bid=BID + TICK)
+    desk.answered("modify_reject", 1)
+    desk.venue.take()
+
+    desk.rests(2, ASK)
+    desk.told("cancel", 1)
+
+    assert desk.sent() == [bid(3, BID + TICK), ask(4, ASK + TICK)]
+
+
 def test_an_order_that_a_modify_lost_is_not_replaced_until_the_next_decision() -> None:
     desk = quoted(replace="modify")
     desk.quote(11, BID + TICK, ASK)
@@ -1081,6 +1119,33 @@ def test_an_overdue_answer_is_noticed_in_time_while_another_is_waited_for_longer
     assert desk.venue.take() == [(11 * PATIENCE, [Query(2)])]
 
 
+def test_an_answer_makes_the_next_patience_short_again() -> None:
+    desk = Desk(timed=True)
+    desk.quote(0, BID, None)
+    desk.clock.advance(10 * PATIENCE)
+    desk.told("ack", 1, ts=10 * PATIENCE)
+    desk.venue.take()
+
+    desk.quote(10 * PATIENCE, None, None)
+    desk.clock.advance(11 * PATIENCE)
+
+    assert desk.sent() == [Cancel(1), Query(1)]
+
+
+def test_an_answered_question_is_not_waited_for_any_more() -> None:
+    desk = Desk(timed=True)
+    desk.quote(0, BID, None)
+    desk.clock.advance(PATIENCE)
+    desk.rests(1, ts=PATIENCE)
+    desk.quote(PATIENCE, None, None)
+    desk.clock.advance(2 * PATIENCE)
+    assert desk.sent() == [bid(1), Query(1), Cancel(1), Query(1)]
+
+    desk.rests(1, ts=2 * PATIENCE)
+
+    assert desk.sent() == [Cancel(1)]
+
+
 def test_nobody_is_asked_about_orders_that_rest() -> None:
     desk = quoted(timed=True)
 
@@ -1190,6 +1255,56 @@ def test_a_cancel_refused_by_a_rate_limit_is_repeated_after_a_while() -> None:
     assert desk.sent() == [Cancel(1), Query(1)]
 
 
+def test_the_wait_after_a_rate_limit_begins_with_the_refusal() -> None:
+    desk = quoted(timed=True)
+    desk.quote(0, None, ASK)
+    desk.clock.advance(PATIENCE // 2)
+    desk.answered("cancel_reject", 1, reason="23000", ts=PATIENCE // 2)
+    desk.venue.take()
+
+    desk.clock.advance(PATIENCE + PATIENCE // 2 - 1)
+    assert desk.sent() == []
+    desk.clock.advance(PATIENCE + PATIENCE // 2)
+
+    assert desk.sent() == [Cancel(1), Query(1)]
+
+
+def test_a_rate_limit_that_is_told_late_is_not_waited_for_longer_than_others() -> None:
+    desk = quoted(timed=True)
+    desk.quote(0, None, ASK)
+    desk.clock.advance(16 * PATIENCE)  # asked at 1, 3, 7 and 15: the next look is at 31
+    desk.answered("cancel_reject", 1, reason="23000", ts=16 * PATIENCE)
+    desk.venue.take()
+
+    desk.clock.advance(17 * PATIENCE)
+
+    assert desk.sent() == [Cancel(1), Query(1)]
+
+
+def test_a_cancel_that_must_wait_is_sent_in_time_when_no_other_timer_is_out() -> None:
+    desk = quoted(timed=True, max_position=9 * QTY)
+    desk.quote(0, None, ASK)
+    now = 0
+    while desk.sink.orders.find(1).cancels < 6 or desk.state(1) == "pending_cancel":
+        if desk.state(1) == "pending_cancel":
+            desk.told("cancel_reject", 1, ts=now)
+        else:
+            now += PATIENCE
+            desk.clock.advance(now)
+    desk.quote(now, BID, ASK)
+    desk.rests(1, ts=now)
+    desk.levels(now, 1, 2)  # its own, earlier timer is the only one now
+    desk.told("ack", 3, ts=now)
+    desk.clock.advance(now + 2 * PATIENCE)
+    desk.venue.take()
+
+    desk.levels(now + 2 * PATIENCE, 0, 2)
+    assert desk.sent() == [], "the venue has just refused it for the sixth time"
+    desk.clock.advance(now + 9 * PATIENCE)
+
+    assert Cancel(1) in desk.sent()
+
+
 def test_without_a_clock_a_refused_cancel_is_repeated_by_what_comes_later() -> None:
     desk = quoted()
     desk.quote(60, None, ASK)
@@ -1267,6 +1382,29 @@ def test_nothing_is_sent_without_a_connection_and_all_that_works_is_asked_for_af
     desk.told("connect", 0, ts=10 * PATIENCE)
 
     assert desk.sent() == [Query(1), Query(2), Cancel(1)]
+
+
+def test_after_a_gap_an_order_that_the_venue_does_not_speak_of_is_asked_for_again() -> None:
+    desk = quoted(timed=True)
+    desk.clock.advance(10)
+    desk.told("disconnect", 0, ts=10)
+    desk.told("connect", 0, ts=10)
+    desk.rests(2, ASK, ts=10)
+    assert desk.sent() == [Query(1), Query(2)]
+
+    desk.clock.advance(10 + 6 * PATIENCE)
+
+    assert desk.sent() == [Query(1), Query(1)]
+
+
+def test_time_passes_in_long_steps_while_there_is_no_connection() -> None:
+    desk = Desk(timed=True)
+    desk.quote(0, BID, None)
+    desk.told("disconnect", 0, ts=0)
+
+    desk.clock.advance(PATIENCE)
+
+    assert desk.clock.next_due_ns == 2 * PATIENCE
 
 
 def test_after_a_gap_creates_wait_until_every_doubtful_order_is_answered() -> None:
@@ -1429,6 +1567,8 @@ def test_a_closing_order_that_is_refused_three_times_ends_the_stop() -> None:
     desk.told("reject", 3)
 
     assert desk.sink.finished
+    desk.told("ack", 3)
+    assert desk.sink.orders.anomalies["position left open: the closing order was refused"] == 1
 
 
 def test_a_late_fill_is_not_flattened_when_the_time_to_stop_is_over() -> None:

@@ -311,6 +311,78 @@ def test_an_ack_that_overtook_nothing_but_the_cancel_is_remembered_when_that_is_
     assert order.state == "open"
 
 
+def queried(px: int, qty: int) -> AccountEvent:
+    return AccountEvent(seq=0, ts=9, kind="ack", n=1, px=px, qty=qty, reason="queried")
+
+
+def test_an_order_found_to_rest_after_its_cancel_was_lost_ends_by_somebody_else() -> None:
+    orders, order = one_order()
+    orders.ask_cancel(3, order)
+    orders.ask_query(4, order)
+
+    update = orders.apply(queried(PX, 100))
+    assert update is not None
+    assert (update.state, update.requested) == ("open", False)
+    gone = orders.apply(event("cancel"))
+
+    assert gone is not None
+    assert not gone.requested
+
+
+def test_an_order_stands_where_the_answer_to_a_question_says() -> None:
+    orders, order = one_order()
+    orders.ask_query(4, order)
+
+    orders.apply(queried(PX + 5, 80))
+
+    assert (order.px, order.leaves, order.state) == (PX + 5, 80, "open")
+    assert orders.worst_case(BUY) == 80
+
+
+def test_a_question_changes_nothing_but_the_time_when_it_was_asked() -> None:
+    orders, order = one_order()
+    before = picture(orders)
+
+    orders.ask_query(4, order)
+
+    assert picture(orders) == before
+    assert (order.asked_ts, order.queries, order.unanswered) == (4, 1, 1)
+
+
+def test_news_of_a_modify_opens_an_order_whose_ack_did_not_come() -> None:
+    orders, order = one_order()
+
+    orders.apply(AccountEvent(seq=0, ts=9, kind="modify", n=1, px=PX + 5, qty=120))
+
+    assert (order.state, order.px, order.leaves) == ("open", PX + 5, 120)
+    assert orders.worst_case(BUY) == 120
+
+
+def test_a_refused_cancel_leaves_a_modify_on_its_way() -> None:
+    orders, order = one_order()
+    orders.apply(event("ack"))
+    total, update = orders.ask_modify(3, order, PX + 5, 150)
+    assert (total, update.state, update.leaves, update.px) == (150, "pending_modify", 150, PX)
+    orders.ask_cancel(4, order)
+
+    orders.apply(event("cancel_reject"))
+
+    assert (order.state, order.leaves, order.wanted_px) == ("pending_modify", 150, PX + 5)
+
+
+def test_a_modify_asks_for_what_has_filled_and_the_new_size() -> None:
+    orders, order = one_order()
+    orders.apply(fill(30, "a"))
+
+    total, _ = orders.ask_modify(3, order, PX + 5, 150)
+
+    assert total == 180
+    assert orders.worst_case(BUY) == 180
+    assert (order.wanted_size, order.size) == (150, 100)
+    orders.apply(AccountEvent(seq=0, ts=9, kind="modify", n=1, px=PX + 5, qty=180))
+    assert (order.wanted_size, order.size, order.qty) == (150, 150, 180)
+
+
 @pytest.mark.parametrize("kind", ["ack", "reject", "fill", "cancel", "cancel_reject", "expire"])
 @pytest.mark.parametrize("n", [None, 0, 2, -1])
 def test_an_answer_for_an_unknown_order_is_counted_and_changes_nothing(

@@ -155,29 +155,33 @@ def test_what_was_held_at_the_start_is_neither_a_profit_nor_a_loss(position: int
 
 
 def test_without_a_price_a_position_has_no_value_and_no_loss() -> None:
+    clock, states, held = Clock(), Hot[State](), Hot[Inventory]()
     no_target: State = (state()[0], Refusal(5, 0, "target", "missing"))
-    rig = Rig(max_notional=1, max_loss=1).hold(position=UNIT)
     seen: list[State] = []
-    rig.states.pipe(
-        risk(RiskLimits(max_notional=1, max_loss=1), rig.held)
-    ).subscribe(seen.append, scheduler=rig.clock)  # fmt: skip
-    rig.states._observers[-1].on_next(no_target)
-    rig.hold(position=2 * UNIT)
+    limits = RiskLimits(max_notional=1, max_loss=1)
+    states.pipe(risk(limits, held)).subscribe(seen.append, scheduler=clock)
+    held.push(Inventory(position=UNIT))
+    states.push(no_target)
+    held.push(Inventory(position=2 * UNIT))
 
     assert seen == [no_target]
 
 
-def test_a_state_that_was_refused_before_is_refused_by_risk_too() -> None:
-    # Whatever else is wrong: the mark is the last there was.
-    rig = Rig(max_notional=400 * UNIT).state(200)
+def test_a_state_without_a_target_is_judged_at_the_last_price_there_was() -> None:
+    clock, states, held = Clock(), Hot[State](), Hot[Inventory]()
     refused: State = (state()[0], Refusal(5, 0, "target", "crossed", 3, 2))
     seen: list[State] = []
-    rig.see = seen.append  # type: ignore[method-assign]
-    rig.hold(position=3 * UNIT)
+    limits = RiskLimits(max_notional=400 * UNIT, max_position=3 * UNIT)
+    states.pipe(risk(limits, held)).subscribe(seen.append, scheduler=clock)
+    held.push(Inventory(position=2 * UNIT))
+    states.push(state(200))
+    states.push(refused)
+    held.push(Inventory(position=3 * UNIT))
 
-    rig.states.push(refused)
-
-    assert rig.out[-1] == (0, ("notional beyond the limit", 600.0, 400.0))
+    assert seen[:2] == [state(200), refused]
+    assert seen[2][1] == Refusal(
+        5, 0, "risk", "notional beyond the limit", value=600.0, limit=400.0
+    )
 
 
 def test_of_several_limits_the_position_is_told_first() -> None:
