@@ -41,7 +41,7 @@ from operators.residual import Baseline, residual
 from operators.skew import skew
 from operators.starting import starting_with
 from operators.state import State
-from operators.throttle import retract_sides, retract_to_reach, throttle
+from operators.throttle import Retract, retract_sides, retract_to_reach, throttle
 from operators.tick_ladder import tick_ladder
 from operators.weighted import weighted
 from operators.without_own import without_own
@@ -315,7 +315,6 @@ def _decide(
         steps.append(risk(g.risk, ours, schedule=g.schedule))
     if status is not None:
         steps.append(kill_switch(status))
-    reach = None if p.ladder is None else p.ladder.cancel_distance_ticks * p.ladder.tick
     steps += [
         requote(
             threshold_bps=p.requote_threshold_bps,
@@ -330,7 +329,7 @@ def _decide(
             p.min_interval_ns,
             limits=p.budget,
             orders=spend,
-            retract=retract_sides if reach is None else retract_to_reach(reach),
+            retract=_retract(p),
         ),
     ]
 
@@ -339,6 +338,19 @@ def _decide(
         return decisions
 
     return operator
+
+
+def _retract(p: Parameters) -> Retract:
+    """What a target that is held back takes away at once: in the tutorial nothing."""
+    if p.preset == "tutorial":
+        return _no_retract
+    if p.ladder is None:
+        return retract_sides
+    return retract_to_reach(p.ladder.cancel_distance_ticks * p.ladder.tick)
+
+
+def _no_retract(_: Decision, __: Decision) -> Decision | None:
+    return None
 
 
 def _price(

@@ -111,7 +111,7 @@ class OrderSink(abc.ObserverBase[Decision]):
     # ------------------------------------------------------------ what is wanted
 
     def on_next(self, value: Decision) -> None:
-        """Work towards a decision: ``quote``, ``withdraw`` or ``retract``; others change nothing."""
+        """Work towards a decision; ``hold`` and ``refuse`` change nothing of what is wanted."""
         self._on_decision(value)
         if value.anchor is not None:
             self.fair_value = value.anchor

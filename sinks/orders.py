@@ -100,6 +100,8 @@ class Order(Struct):
     stale_answers: int = 0
     """How many of those were asked before the last command, whose fate they cannot tell."""
     acked: bool = False
+    trades: tuple[str, ...] = ()
+    """Ids of the trades that filled it: each is counted once."""
 
     @property
     def leaves(self) -> int:
@@ -132,7 +134,6 @@ class Orders:
         self.working: dict[int, Order] = {}
         """Orders that are open or in flight, by number, oldest first."""
         self._finished: dict[int, Order] = {}
-        self._counted_fills: set[str] = set()
         self._open_leaves = {BUY: 0, SELL: 0}
 
     def worst_case(self, side: int) -> int:
@@ -272,11 +273,12 @@ class Orders:
             self.anomalies["fill without a size"] += 1
             return 0
         if event.venue_id is not None:
-            if event.venue_id in self._counted_fills:
+            # By order: a trade between two orders of ours is a fill of each.
+            if event.venue_id in order.trades:
                 if event.reason != QUERIED:
                     self.anomalies["fill told twice"] += 1
                 return 0
-            self._counted_fills.add(event.venue_id)
+            order.trades = (*order.trades, event.venue_id)
         if order.state in FINAL_STATES:
             self.anomalies["fill after the end of its order"] += 1
         order.filled += event.qty

@@ -65,6 +65,7 @@ QUOTES = {
     "x": book(6, 200.02, 200.01),
     "z": book(7, 0.0, 200.01),
     "e": book(8, 199.99, 200.01, 0),
+    "w": book(10, 200.14, 200.16),
 }
 ORDERS = {
     "p": order(1, BUY, "pending_new", SIZE),
@@ -206,6 +207,9 @@ def test_a_rejected_order_waits_for_a_move_in_composite_and_voids_the_quote_in_t
         "-T-A-------------|", quoted
     )
     assert play_preset("tutorial", signal, target, rejected) == expect("---A----------A--|", quoted)
+    assert play_preset("fair_value", signal, target, rejected) == expect(
+        "-T-A-------------|", quoted
+    )
 
 
 @pytest.mark.parametrize("preset", ["composite", "tutorial"])
@@ -268,7 +272,11 @@ def test_the_prices_follow_the_signal_and_the_position() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "notes"),
-    [("composite", (None, None)), ("tutorial", ("position limit", None))],
+    [
+        ("composite", (None, None)),
+        ("fair_value", (None, None)),
+        ("tutorial", ("position limit", None)),
+    ],
 )
 def test_only_the_tutorial_counts_what_works_in_the_ladder(
     preset: Preset, notes: tuple[str | None, str | None]
@@ -510,6 +518,7 @@ TRADES = {"v": Trade(0, 0, None, 200 * UNIT, UNIT, BUY)}
 SOURCES: dict[str, dict[str, Any]] = {
     "signal": QUOTES,
     "second": QUOTES,
+    "third": QUOTES,
     "target": QUOTES,
     "orders": ORDERS,
     "status": STATUSES,
@@ -551,7 +560,7 @@ class Played:
                     orders=given.get("orders", Hot()),
                     status=given.get("status"),
                     trades=given.get("trades"),
-                    more_signals=[given["second"]] if "second" in given else [],
+                    more_signals=[given[name] for name in ("second", "third") if name in given],
                 )
             )
 
@@ -598,6 +607,13 @@ def test_fair_value_is_centred_on_the_signal_and_never_through_the_targets_book(
     # With the target at 200.3 too both are free; back at 200 the ask would be below its 200.29.
     assert px(together) == (200.199, 200.401)
     assert px(back) == (199.9, 200.291)
+
+
+def test_fair_value_is_rounded_to_the_targets_precision_halves_away_from_zero() -> None:
+    [_, quote] = run("fair_value", [("target", A), ("signal", book(9, 200.0, 200.001))])
+
+    assert quote.signal_mid == 200.0005
+    assert quote.anchor == 200.001
 
 
 def test_in_fair_value_a_target_that_moves_alone_does_not_move_the_anchor() -> None:
@@ -724,6 +740,36 @@ def test_the_ladder_takes_levels_beyond_reach_away_while_the_new_ones_wait() -> 
     assert px(played.quotes[-1]) == (200.25, 200.35)
 
 
+def test_the_ladders_reach_is_counted_in_its_ticks() -> None:
+    played = Played(
+        "ladder",
+        {
+            "signal": "a---------",
+            "target": "-c-w------",
+        },
+        ladder=RUNGS, max_position=9 * SIZE, min_interval_ns=5 * MILLISECOND,
+        signal_skew_factor=0.0,
+    )  # fmt: skip
+
+    # From 200.14 the levels at 199.95 and 199.94 are within 20 ticks, 199.93 is not.
+    assert played.drawn == "WQ-R--Q---"
+    assert (px(played.decisions[3]), played.decisions[3].bid_levels) == ((199.95, 200.05), 2)
+
+
+def test_the_ladder_quotes_no_level_further_than_its_cancel_distance() -> None:
+    near = LadderParameters(
+        tick=TICK, base_spread_ticks=10, max_inventory=10 * SIZE, num_levels=3, min_edge_ticks=1,
+        cancel_distance_ticks=5,
+    )  # fmt: skip
+
+    [quote] = Played(
+        "ladder", {"signal": "a-", "target": "-c"}, ladder=near, max_position=9 * SIZE
+    ).quotes
+
+    # From the best bid of 199.99 it is 4, 5 and 6 ticks to 199.95, 199.94 and 199.93.
+    assert (quote.bid_levels, quote.ask_levels, quote.bid_note) == (2, 2, "cancel distance")
+
+
 def test_the_other_presets_take_only_unwanted_sides_away_while_the_new_ones_wait() -> None:
     played = Played(
         "composite",
@@ -818,6 +864,40 @@ def test_the_kill_switch_withdraws_at_once_and_the_release_quotes_at_once(preset
     assert played.quotes[-1].ts == 7 * MILLISECOND
 
 
+def test_the_kill_switch_stands_above_a_tripped_limit_and_below_it_the_limit_still_holds() -> None:
+    played = Played(
+        "composite",
+        {
+            "orders": "----f-------",
+            "status": "------k--l--",
+            "signal": "a-----------",
+            "target": "--c---------",
+        },
+        guards=Guards(risk=RiskLimits(max_position=SIZE // 2)),
+    )  # fmt: skip
+
+    assert played.drawn == "W-Q-W-W--W--"
+    assert played.reasons == [
+        "target missing", "risk position beyond the limit", "kill switch by hand",
+        "risk position beyond the limit",
+    ]  # fmt: skip
+
+
+def test_fair_value_without_the_signal_is_centred_on_the_target() -> None:
+    played = Played(
+        "fair_value",
+        {
+            "signal": "b---",
+            "target": "--c-",
+        },
+        guards=Guards(schedule=Schedule([(10**15, 10**16)]), outside="target_only"),
+    )  # fmt: skip
+
+    [quote] = played.quotes
+    assert (quote.anchor, quote.signal_seq) == (200.0, None)
+    assert px(quote) == (199.9, 200.1)
+
+
 @pytest.mark.parametrize("outside", ["withdraw", "widen", "target_only"])
 def test_outside_the_session_the_mode_decides_at_the_very_edge(outside: Any) -> None:
     schedule = Schedule([(0, 4 * MILLISECOND), (8 * MILLISECOND, 100 * MILLISECOND)])
@@ -891,6 +971,23 @@ def test_quotes_of_the_sibling_signals_keep_a_quiet_signal_alive() -> None:
 
     assert played.drawn == "-WQ------W----"
     assert played.reasons == ["target missing", "signal quiet"]
+
+
+def test_of_three_signals_any_one_is_a_sign_of_life_of_the_others() -> None:
+    played = Played(
+        "composite",
+        {
+            "orders": "---p----------",
+            "third": "-a-a-a-a-a-a--",
+            "second": "-a------------",
+            "signal": "-a------------",
+            "target": "--c-----------",
+        },
+        guards=LIFE, baselines=(set_baseline(200.0),) * 3, weights=(0.5, 0.3, 0.2),
+    )  # fmt: skip
+
+    assert played.drawn[:9] == "-WQ------"
+    assert {d.reason for d in played.decisions[2:]} == {"signal quiet"}
 
 
 def test_trades_of_the_target_tell_a_quiet_target_from_a_dead_one() -> None:

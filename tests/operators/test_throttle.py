@@ -690,6 +690,7 @@ def test_a_quota_that_is_gone_holds_without_a_timer_until_a_fill_earns_it() -> N
 
     run.clock.advance(500)
     run.fill(30)  # 10 units
+    assert len(run.seen) == 1, "whoever else listens hears of the fill first"
     run.clock.advance(500)
 
     assert run.told[1:] == [(500, "quote", "throttle released")]

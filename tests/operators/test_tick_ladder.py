@@ -310,8 +310,9 @@ def test_the_skew_is_truncated_and_clamped() -> None:
     assert skew_ticks(49, 50, 0.5, 2) == 0  # 0.98
     assert skew_ticks(-49, 50, 0.5, 2) == 0
     assert skew_ticks(-50, 50, 0.5, 2) == -1
-    assert skew_ticks(500, 50, 1.0, 7) == 7
-    assert skew_ticks(-500, 50, 1.0, 7) == -7
+    for beyond in (50, 51, 90, 500):
+        assert skew_ticks(beyond, 50, 1.0, 7) == 7
+        assert skew_ticks(-beyond, 50, 1.0, 7) == -7
     assert skew_ticks(30, 50, 1.0, 5) == 3  # 0.6 * 5
 
 

@@ -130,15 +130,20 @@ def test_a_price_shared_with_others_stays_when_the_other_side_went_through_its_s
     assert rig.sees(book(112, 5, 120, 1)) == (112, 3, None, None)
 
 
-def test_two_prices_from_before_that_meet_are_both_gone() -> None:
-    # Others bid 100 at first and later offer 100, each seen while the other side was ours.
-    rig = Rig().rest(order(1, SELL, 101, 1))
-    rig.sees(book(100, 5, 101, 1))
-    rig.rest(order(1, SELL, 101, 0, "cancelled"), order(2, BUY, 99, 1))
-    rig.sees(book(99, 1, 100, 5))
-    rig.rest(order(3, BUY, 99, 1), order(4, SELL, 101, 1))
+def test_in_a_book_that_meets_itself_only_a_price_from_before_is_dropped() -> None:
+    rig = Rig()
+    rig.sees(book(100, 5, 110, 6))
+    rig.rest(order(1, BUY, 100, 2))
+    # Our bid alone in a locked book: others' 100 of before would meet the ask.
+    assert rig.sees(book(100, 2, 100, 6)) == (None, None, 100, 6)
+    # A bid that we share is there.
+    assert rig.sees(book(100, 5, 100, 6)) == (100, 3, 100, 6)
 
-    assert rig.sees(book(99, 2, 101, 1))[:2] == (None, None)
+    rig = Rig()
+    rig.sees(book(90, 5, 100, 6))
+    rig.rest(order(1, SELL, 100, 2))
+    assert rig.sees(book(100, 5, 100, 2)) == (100, 5, None, None)
+    assert rig.sees(book(100, 5, 100, 6)) == (100, 5, 100, 4)
 
 
 def test_an_unknown_size_cannot_be_less_ours() -> None:

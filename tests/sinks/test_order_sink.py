@@ -812,6 +812,17 @@ def test_cancel_all_cancels_in_order_of_numbers_and_creates_a_buy_and_a_sell() -
     assert desk.venue.take() == [(12, [Cancel(3), Cancel(4), bid(5), ask(6)])]
 
 
+def test_retract_takes_away_what_is_not_wanted_and_creates_nothing() -> None:
+    desk = quoted(max_position=9 * QTY)
+
+    desk.sink.on_next(
+        Decision(seq=1, ts=11, action="retract", bid_px=BID - TICK, ask_px=ASK, qty=QTY)
+    )
+    desk.told("cancel", 1)
+
+    assert desk.sent() == [Cancel(1)]
+
+
 def test_the_fair_value_is_the_anchor_of_the_latest_priced_decision() -> None:
     desk = Desk()
     assert desk.sink.fair_value is None

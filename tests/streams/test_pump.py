@@ -448,6 +448,7 @@ def test_a_command_takes_effect_at_its_due_time_between_two_inputs() -> None:
         (5, 5, 6, ["timer", "venue takes", "signal"]),  # a tie: timers first
         (5, 6, 6, ["venue takes", "timer", "signal"]),
         (6, 6, 6, ["timer", "venue takes", "signal"]),
+        (6, 7, 6, ["venue takes", "signal", "timer"]),
         (5, 7, 6, ["venue takes", "signal", "timer"]),
         (7, 5, 6, ["timer", "signal", "venue takes"]),
         (7, 7, 6, ["signal", "timer", "venue takes"]),
@@ -635,6 +636,25 @@ def test_events_of_all_kinds_are_taken_in_the_order_of_their_rows() -> None:
         ("trade at 9", 0, 2), ("signal", 0, 4), ("ack 4", 1, 6), ("signal heartbeat", 1, 8),
         ("target", 2, 10), ("fill 5", 2, 12), ("trade at 8", 3, 14),
     ]  # fmt: skip
+
+
+def test_who_left_a_source_hears_nothing_more_and_the_others_still_do() -> None:
+    pump = Pump(Clock())
+    heard: list[str] = []
+    first, second = (
+        pump.target.subscribe(lambda _, name=name: heard.append(name))  # type: ignore[misc]
+        for name in "ab"
+    )
+    pump.run(inputs((TARGET, 0)))
+    first.dispose()
+    [left] = pump.target._observers
+    assert pump.target.push == left.on_next, "one subscriber is called without a detour"
+    pump.run(inputs((TARGET, 1)))
+    second.dispose()
+    second.dispose()
+    pump.run(inputs((TARGET, 2)))
+
+    assert heard == ["a", "b", "b"]
 
 
 def test_every_signal_has_a_source_of_its_own() -> None:

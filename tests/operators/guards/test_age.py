@@ -214,6 +214,11 @@ def test_a_sign_brings_a_dead_feed_back_while_its_value_is_young_enough_for_a_qu
     ]  # fmt: skip
 
 
+def test_without_a_limit_for_death_it_is_that_for_quotes() -> None:
+    # The sign of 2 holds until 5, so a value 3 s old is merely quiet and may be.
+    assert played("v-h------", limit_ns=3, quiet_limit_ns=9) == [(0, "v"), (5, "dead 5/3")]
+
+
 def test_signs_at_a_quiet_feed_say_nothing_new() -> None:
     assert played("v-hhhhhhhhhhhh", limit_ns=3, dead_ns=4) == [(0, "v"), (3, "quiet 3/3")]
 
@@ -417,6 +422,7 @@ def test_disposing_unsubscribes_from_everything_and_cancels_the_timer() -> None:
     assert subscribers(rig.source, rig.status, rig.trades) == 3
 
     rig.subscription.dispose()
+    assert standing(rig.clock) == 0
     rig.clock.advance(100 * SECOND)
 
     assert subscribers(rig.source, rig.status, rig.trades) == 0

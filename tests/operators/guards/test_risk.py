@@ -252,10 +252,11 @@ def test_it_lasts_for_the_cooldown_though_the_limit_is_not_passed_any_more() -> 
 def test_it_lasts_for_as_long_as_the_limit_is_passed() -> None:
     # Judged at the end of each cooldown, with the values of then.
     rig = Rig(max_orders=3, cooldown_ns=10 * SECOND).state().at(1).hold(working=4)
-    rig.at(5).hold(working=6).at(25).hold(working=2).at(40)
+    rig.at(5).hold(working=6).at(6).state().at(25).hold(working=2).at(40)
 
     assert rig.out[1:] == [
         (1, ("too many orders", 4.0, 3.0)),
+        (6, ("too many orders", 4.0, 3.0)),  # a state between neither judges nor prolongs
         (11, ("too many orders", 6.0, 3.0)),
         (21, ("too many orders", 6.0, 3.0)),
         (31, "ok"),
