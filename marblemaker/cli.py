@@ -150,6 +150,9 @@ def parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", _bench, "measure replay speed on a generated session")
     bench.add_argument("--quotes", type=int, default=2_000_000, help="quotes in the session")
     bench.add_argument("--runs", type=int, default=5, help="how often each measurement is taken")
+    bench.add_argument(
+        "--guards", action="store_true", help="measure what each guard costs an event instead"
+    )
 
     _command(
         commands, "doctor", _doctor, "versions, settings, credentials, free disk"
@@ -394,11 +397,12 @@ def _report_import(console: Console, result: Any) -> int:
 
 
 def _bench(arguments: argparse.Namespace, console: Console) -> int:
-    from marblemaker.bench import bench
+    from marblemaker.bench import bench, bench_guards
 
     if arguments.quotes < 1 or arguments.runs < 1:
         raise SettingsError("--quotes and --runs must be at least 1")
-    result, lines = bench(arguments.quotes, arguments.runs, console)
+    measure = bench_guards if arguments.guards else bench
+    result, lines = measure(arguments.quotes, arguments.runs, console)
     console.result(result, lines)
     return DONE
 

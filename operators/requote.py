@@ -8,7 +8,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
 from operators.budget import Budget, BudgetLimits
-from operators.operator import Operator
+from operators.operator import Operator, clock_of
 from operators.state import State, seq_of
 from streams.events import Anchor, Decision, Inventory, OrderUpdate, Refusal, Residual
 
@@ -106,6 +106,7 @@ def requote(
     ``price`` is the pipeline that a state worth it runs through; it must answer synchronously.
 
     Shape: none or one out per state, synchronous, stamped with the graph's present.
+    Errors: RuntimeError on subscription with ``limits`` and without the graph's clock.
     """
     threshold = threshold_bps / 10_000.0
 
@@ -116,8 +117,8 @@ def requote(
             emit = observer.on_next
             clock: Any = scheduler if hasattr(scheduler, "now_ns") else None
             budget = None
-            if limits is not None and clock is not None:
-                budget = Budget(limits, clock.now_ns)
+            if limits is not None:
+                budget = Budget(limits, clock_of(scheduler, "requote with a budget").now_ns)
             into_price: Callable[[tuple[Residual, Anchor]], None]
             working = resets = seen_resets = unmoved = 0
             quoted = False

@@ -11,7 +11,14 @@ from operators.operator import Operator, clock_of
 from operators.tick_ladder import levels_in_reach
 from streams.events import BUY, SELL, Decision, OrderUpdate
 
-__all__ = ["Retract", "release_ns", "retract_sides", "retract_to_reach", "throttle"]
+__all__ = [
+    "Retract",
+    "levels_through",
+    "release_ns",
+    "retract_sides",
+    "retract_to_reach",
+    "throttle",
+]
 
 Retract = Callable[[Decision, Decision], Decision | None]
 """From what was sent last and what is wanted now: what of the first may still stand meanwhile, as
@@ -23,39 +30,48 @@ def release_ns(last_ns: int, interval_ns: int) -> int:
     return last_ns + interval_ns
 
 
-def retract_sides(sent: Decision, wanted: Decision) -> Decision | None:
-    """Take away the sides that are not wanted any more."""
-    bid_px = sent.bid_px if wanted.bid_px is not None else None
-    ask_px = sent.ask_px if wanted.ask_px is not None else None
-    return _retracted(
-        sent, wanted, bid_px, ask_px, sent.bid_levels if bid_px is not None else 0,
-        sent.ask_levels if ask_px is not None else 0,
-    )  # fmt: skip
+def levels_through(side: int, px: int, step: int, levels: int, centre: float) -> int:
+    """How many of the first levels stand at the centre or beyond it: they would trade at a loss.
+
+    A step. Units: 1e-9, the centre in quote currency.
+    """
+    for i in range(levels):
+        if side * (centre - (px - side * step * i) / 1e9) > 0.0:
+            return i
+    return levels
 
 
-def retract_to_reach(distance: int) -> Retract:
-    """Take away also the levels further than ``distance`` (1e-9) from the best of their side."""
+def retract_to_reach(distance: int | None) -> Retract:
+    """Take away sides that are not wanted, levels that the new centre has met, and those too far.
+
+    Too far is further than ``distance`` (1e-9) from the best price of their side; ``None`` is never.
+    """
+
+    def left(
+        side: int, sent_px: int | None, levels: int, step: int, wanted: Decision
+    ) -> tuple[int | None, int]:
+        """First price and number of the levels of a side that may stand."""
+        px = wanted.bid_px if side == BUY else wanted.ask_px
+        if sent_px is None or px is None:
+            return None, 0
+        if wanted.bid is not None and wanted.ask is not None:
+            met = levels_through(side, sent_px, step, levels, (wanted.bid + wanted.ask) / 2.0)
+            sent_px, levels = sent_px - side * step * met, levels - met
+        best = wanted.target_bid_px if side == BUY else wanted.target_ask_px
+        if distance is not None and best is not None:
+            levels = levels_in_reach(side, sent_px, step, levels, best, distance)
+        return (sent_px, levels) if levels else (None, 0)
 
     def retract(sent: Decision, wanted: Decision) -> Decision | None:
-        bid_px = sent.bid_px if wanted.bid_px is not None else None
-        ask_px = sent.ask_px if wanted.ask_px is not None else None
-        bids = asks = 0
-        step = sent.level_step
-        if bid_px is not None:
-            best = wanted.target_bid_px
-            bids = sent.bid_levels
-            if best is not None:
-                bids = levels_in_reach(BUY, bid_px, step, bids, best, distance)
-        if ask_px is not None:
-            best = wanted.target_ask_px
-            asks = sent.ask_levels
-            if best is not None:
-                asks = levels_in_reach(SELL, ask_px, step, asks, best, distance)
-        return _retracted(
-            sent, wanted, bid_px if bids else None, ask_px if asks else None, bids, asks
-        )
+        bid_px, bids = left(BUY, sent.bid_px, sent.bid_levels, sent.level_step, wanted)
+        ask_px, asks = left(SELL, sent.ask_px, sent.ask_levels, sent.level_step, wanted)
+        return _retracted(sent, wanted, bid_px, ask_px, bids, asks)
 
     return retract
+
+
+retract_sides: Retract = retract_to_reach(None)
+"""Take away sides that are not wanted any more, and those that the new centre has met."""
 
 
 def _retracted(
@@ -115,6 +131,7 @@ def throttle(
             held: Decision | None = None
             due_ns = 0
             completed = False
+            unreported = 0
             timer = SerialDisposable()
 
             def allowed_ns(decision: Decision, now: int) -> int:
@@ -147,7 +164,15 @@ def throttle(
             def pass_on(decision: Decision, now: int) -> None:
                 nonlocal held, last_ns, sent
                 held, last_ns, sent = None, now, decision
-                emit(decision)
+                emit(counted(decision))
+
+            def counted(decision: Decision) -> Decision:
+                """Add the held targets that were not reported one by one."""
+                nonlocal unreported
+                if unreported:
+                    decision = replace(decision, unmoved=decision.unmoved + unreported)
+                    unreported = 0
+                return decision
 
             def release(_: abc.SchedulerBase, __: object = None) -> None:
                 decision, now = held, clock.now_ns
@@ -167,12 +192,12 @@ def throttle(
                     observer.on_completed()
 
             def on_next(decision: Decision) -> None:
-                nonlocal held, sent
+                nonlocal held, sent, unreported
                 if decision.action != "quote":
                     if decision.action == "withdraw":
                         held, sent = None, None
                         timer.disposable = None
-                    emit(decision)
+                    emit(counted(decision))
                     return
                 now = clock.now_ns
                 due = allowed_ns(decision, now)
@@ -183,10 +208,12 @@ def throttle(
                 if held is None or due != due_ns:
                     wait(due)
                 again, held = held is not None and _same_levels(held, decision), decision
-                if not again:
+                if again:
+                    unreported += 1 + decision.unmoved
+                else:
                     waits = last_ns is None or now >= release_ns(last_ns, interval_ns)
                     reason = "budget" if waits else "throttle"
-                    emit(replace(decision, action="hold", reason=reason))
+                    emit(counted(replace(decision, action="hold", reason=reason)))
                 if sent is not None:
                     retracted = retract(sent, decision)
                     if retracted is not None:

@@ -363,6 +363,8 @@ class SimulatedVenue:
             self._say(ts, "ack", n, QUERIED, px=order.px, qty=order.total)
         elif order.end is not None:
             self._answer(replace(order.end, ts=ts, reason=QUERIED))
+        else:
+            self._say(ts, "cancel", n, QUERIED)  # it filled: nothing of it is left
 
     def _crosses(self, side: int, px: int) -> bool:
         opposite = self._ask if side == BUY else self._bid

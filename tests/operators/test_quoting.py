@@ -733,10 +733,11 @@ def test_the_ladder_takes_levels_beyond_reach_away_while_the_new_ones_wait() -> 
         signal_skew_factor=0.0,
     )  # fmt: skip
 
-    # From the best bid of 200.29 the reach of 20 ticks ends at 200.09, above our 199.95.
+    # From the best bid of 200.29 the reach of 20 ticks ends at 200.09, above our 199.95; and our
+    # asks from 200.05 to 200.07 stand below the new centre of 200.3: they would sell too low.
     assert played.drawn == "WQ-R--Q---"
     retract = played.decisions[3]
-    assert (px(retract), retract.bid_levels, retract.ask_levels) == ((None, 200.05), 0, 3)
+    assert (px(retract), retract.bid_levels, retract.ask_levels) == ((None, None), 0, 0)
     assert px(played.quotes[-1]) == (200.25, 200.35)
 
 
@@ -751,9 +752,10 @@ def test_the_ladders_reach_is_counted_in_its_ticks() -> None:
         signal_skew_factor=0.0,
     )  # fmt: skip
 
-    # From 200.14 the levels at 199.95 and 199.94 are within 20 ticks, 199.93 is not.
+    # From 200.14 the levels at 199.95 and 199.94 are within 20 ticks, 199.93 is not. The asks stand
+    # below the new centre of 200.15.
     assert played.drawn == "WQ-R--Q---"
-    assert (px(played.decisions[3]), played.decisions[3].bid_levels) == ((199.95, 200.05), 2)
+    assert (px(played.decisions[3]), played.decisions[3].bid_levels) == ((199.95, None), 2)
 
 
 def test_the_ladder_quotes_no_level_further_than_its_cancel_distance() -> None:
@@ -770,7 +772,22 @@ def test_the_ladder_quotes_no_level_further_than_its_cancel_distance() -> None:
     assert (quote.bid_levels, quote.ask_levels, quote.bid_note) == (2, 2, "cancel distance")
 
 
-def test_the_other_presets_take_only_unwanted_sides_away_while_the_new_ones_wait() -> None:
+def test_a_quote_that_the_new_centre_has_met_is_taken_away_while_the_new_ones_wait() -> None:
+    played = Played(
+        "composite",
+        {
+            "signal": "a---------",
+            "target": "-c-b------",
+        },
+        min_interval_ns=5 * MILLISECOND,
+    )  # fmt: skip
+
+    # Around 200.3 our ask of 200.1 would sell below the centre; the bid of 199.9 may wait.
+    assert played.drawn == "WQ-R--Q---"
+    assert px(played.decisions[3]) == (199.9, None)
+
+
+def test_the_other_presets_take_unwanted_sides_away_while_the_new_ones_wait() -> None:
     played = Played(
         "composite",
         {
@@ -781,9 +798,10 @@ def test_the_other_presets_take_only_unwanted_sides_away_while_the_new_ones_wait
         max_position=SIZE, min_interval_ns=5 * MILLISECOND,
     )  # fmt: skip
 
-    # Long at the limit there is no bid any more, though the quotes around 200.3 must wait.
+    # Long at the limit there is no bid any more, though the quotes around 200.3 must wait; and the
+    # ask of 200.1 stands below them.
     assert played.drawn == "WQ-R--Q---"
-    assert px(played.decisions[3]) == (None, 200.1)
+    assert px(played.decisions[3]) == (None, None)
 
 
 # ---------------------------------------------------------------- several signals

@@ -130,9 +130,7 @@ def _moved(source: random.Random) -> Arguments:
 
 def _near(source: random.Random, limit: int) -> int:
     """A whole number at a limit, beside it, or anywhere up to twice of it."""
-    return source.choice(
-        (limit, limit - 1, limit + 1, source.randrange(0, 2 * limit + 1), 0)
-    )
+    return source.choice((limit, limit - 1, limit + 1, source.randrange(0, 2 * limit + 1), 0))
 
 
 def _life(source: random.Random) -> Arguments:

@@ -15,9 +15,15 @@ from reactivex import abc
 from reactivex.scheduler import ImmediateScheduler
 
 from operators.budget import BudgetLimits
-from operators.throttle import release_ns, retract_sides, retract_to_reach, throttle
+from operators.throttle import (
+    levels_through,
+    release_ns,
+    retract_sides,
+    retract_to_reach,
+    throttle,
+)
 from streams.clock import NEVER, Clock
-from streams.events import BUY, Decision, OrderUpdate
+from streams.events import BUY, SELL, Decision, OrderUpdate
 from streams.pump import Hot
 from tests.marbles import MILLISECOND, Timed, picture, play_on_clock, subscribers
 
@@ -792,3 +798,37 @@ def test_an_error_of_the_orders_travels_and_disposing_leaves_them() -> None:
     for observer in broken._observers:
         observer.on_error(ValueError("broke"))
     assert [str(error) for error in failed] == ["broke"]
+
+
+def test_levels_at_the_centre_or_through_it_are_counted_from_the_inside() -> None:
+    # Bids at 101, 100, 99 around a centre of 100: the first two would buy too high.
+    assert levels_through(BUY, 101 * 10**9, 10**9, 3, 100.0) == 2
+    assert levels_through(BUY, 99 * 10**9, 10**9, 3, 100.0) == 0
+    assert levels_through(SELL, 99 * 10**9, 10**9, 3, 100.0) == 2
+    assert levels_through(SELL, 101 * 10**9, 10**9, 3, 100.0) == 0
+    assert levels_through(SELL, 90 * 10**9, 10**9, 3, 100.0) == 3
+
+
+def test_a_held_target_takes_away_the_inner_levels_that_its_centre_has_met() -> None:
+    sent = Decision(
+        seq=1, ts=0, action="quote", bid_px=101 * 10**9, bid_levels=3, ask_px=103 * 10**9,
+        ask_levels=2, level_step=10**9, qty=5,
+    )  # fmt: skip
+    wanted = Decision(
+        seq=2, ts=0, action="quote", bid_px=99 * 10**9, bid_levels=3, ask_px=101 * 10**9,
+        ask_levels=2, level_step=10**9, qty=5, bid=99.0, ask=101.0,
+    )  # fmt: skip
+    left = retract_sides(sent, wanted)
+    assert left is not None
+    assert (left.action, left.bid_px, left.bid_levels) == ("retract", 99 * 10**9, 1)
+    assert (left.ask_px, left.ask_levels) == (103 * 10**9, 2)
+
+
+def test_held_targets_that_repeat_are_counted_in_what_comes_next() -> None:
+    same = {name: replace(TARGETS["a"], seq=d.seq) for name, d in TARGETS.items()}
+    same["d"] = replace(TARGETS["d"], bid_px=99)
+    same["e"] = replace(TARGETS["d"], bid_px=99, seq=5, unmoved=2)
+    timed = play_on_clock("a-b-d-e------|", same, throttle(8 * MILLISECOND))
+    told = [(d.action, d.seq, d.unmoved) for _, d in timed if isinstance(d, Decision)]
+    # e repeats d, which was held already: e itself and the two that it had counted.
+    assert told == [("quote", 1, 0), ("hold", 2, 0), ("hold", 4, 0), ("quote", 5, 3)]

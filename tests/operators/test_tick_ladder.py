@@ -69,18 +69,14 @@ def bids(decision: Decision) -> list[int]:
     if decision.bid_px is None:
         assert decision.bid_levels == 0
         return []
-    return [
-        (decision.bid_px - i * decision.level_step) // STEP for i in range(decision.bid_levels)
-    ]
+    return [(decision.bid_px - i * decision.level_step) // STEP for i in range(decision.bid_levels)]
 
 
 def asks(decision: Decision) -> list[int]:
     if decision.ask_px is None:
         assert decision.ask_levels == 0
         return []
-    return [
-        (decision.ask_px + i * decision.level_step) // STEP for i in range(decision.ask_levels)
-    ]
+    return [(decision.ask_px + i * decision.level_step) // STEP for i in range(decision.ask_levels)]
 
 
 # ---------------------------------------------------------------- prices
@@ -97,9 +93,7 @@ def test_a_decision_carries_every_value_on_the_way_to_its_prices() -> None:
         bid_levels=3, ask_levels=3, level_step=TICK, qty=5 * UNIT,
     )  # fmt: skip
 
-    assert play("-a-|", {"a": state()}, tick_ladder(**DEFAULTS)) == expect(
-        "-a-|", {"a": expected}
-    )
+    assert play("-a-|", {"a": state()}, tick_ladder(**DEFAULTS)) == expect("-a-|", {"a": expected})
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,12 @@ def test_it_completes_when_all_have_completed() -> None:
 def test_an_error_of_any_signal_travels() -> None:
     error = ValueError("the feed broke")
 
-    assert play_graph({"one": "-a#", "two": "----"}, VALUES, both, error) == expect("--#", {}, error)
-    assert play_graph({"one": "----", "two": "-a#"}, VALUES, both, error) == expect("--#", {}, error)
+    assert play_graph({"one": "-a#", "two": "----"}, VALUES, both, error) == expect(
+        "--#", {}, error
+    )
+    assert play_graph({"one": "----", "two": "-a#"}, VALUES, both, error) == expect(
+        "--#", {}, error
+    )
 
 
 @pytest.mark.parametrize("weights", [[], [1.0], [1.0, 2.0, 3.0]])

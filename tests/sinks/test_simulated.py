@@ -1030,10 +1030,12 @@ def test_a_query_of_an_order_that_ended_repeats_how() -> None:
     assert [(e.kind, e.n, e.qty, e.reason) for e in it.answers[told:]] == [
         ("cancel", 1, None, "queried"),
         ("fill", 2, 2 * QTY, "queried"),
+        ("cancel", 2, None, "queried"),
         ("fill", 3, QTY // 5, "queried"),
         ("cancel", 3, None, "queried"),
         ("reject", 4, None, "queried"),
         ("fill", 5, QTY, "queried"),
+        ("cancel", 5, None, "queried"),
         ("reject", 6, None, "queried"),
         ("reject", 7, None, "21700 unknown order"),
     ]

@@ -1,7 +1,7 @@
 """age(): too old when its feed says nothing, quiet or dead. A column is 1 s unless said otherwise.
 
-``v`` a value, ``c`` a refused book; ``h`` heartbeat, ``s`` sibling, ``o`` connect, ``x`` disconnect,
-``H`` and ``X`` those of the other feed, ``K`` a kill, ``t`` a trade.
+``v`` a value, ``c`` a refused book, ``t`` a trade; ``h`` heartbeat, ``s`` sibling, ``o`` connect,
+``x`` disconnect; ``H`` and ``X`` those of the other feed, ``K`` a kill.
 """
 
 from collections.abc import Callable
@@ -198,8 +198,8 @@ def test_without_a_quiet_limit_signs_only_change_the_name_of_it() -> None:
 
 
 def test_quiet_to_dead_to_quiet_and_back_to_life() -> None:
-    # Quiet at 3; the sign of 1 holds until 5: dead. A sign at 7: quiet again, dead at 11, and the
-    # value of 13 is live until 16, when it is 3 old and 3 after the last sign: quiet until 17.
+    # Quiet at 3; the sign of 2 holds until 6: dead. A sign at 7: quiet again, dead at 11. The value
+    # of 13 is a sign too: live until 16, then quiet until 17.
     assert played("v-h----h-----v-----", limit_ns=3, dead_ns=4) == [
         (0, "v"), (3, "quiet 3/3"), (6, "dead 6/3"), (7, "quiet 7/3"), (11, "dead 11/3"),
         (13, "v"), (16, "quiet 3/3"), (17, "dead 4/3"),

@@ -57,8 +57,9 @@ def test_the_refusal_has_the_seq_and_ts_of_the_later_of_the_two() -> None:
 
     actual = play("-a-|", {"a": signal_later}, GUARD)
 
-    expected = signal_later[0], Refusal(
-        9, 90, "basis", "beyond the limit", value=2_500.0, limit=1_250.0
+    expected = (
+        signal_later[0],
+        Refusal(9, 90, "basis", "beyond the limit", value=2_500.0, limit=1_250.0),
     )
     assert actual == expect("-a-|", {"a": expected})
 

@@ -25,7 +25,9 @@ def refused(ts: int, unchanged_ns: int, **other: Any) -> Refusal:
     )  # fmt: skip
 
 
-def test_a_repeated_book_is_refused_one_ns_after_the_limit_and_by_that_refusal_from_then_on() -> None:
+def test_a_repeated_book_is_refused_one_ns_after_the_limit_and_by_that_refusal_from_then_on() -> (
+    None
+):
     quotes = {"a": at(10), "b": at(14), "c": at(15), "d": at(16), "e": at(99)}
     refusals = {"d": refused(16, 6), "e": refused(16, 6)}
 

@@ -96,7 +96,9 @@ def test_without_the_graphs_clock_it_fails_on_subscription(scheduler: Any) -> No
     source: Hot[State] = Hot()
     commands: Hot[Status] = Hot()
 
-    with pytest.raises(RuntimeError, match=r"kill_switch must be subscribed with the graph's clock"):
+    with pytest.raises(
+        RuntimeError, match=r"kill_switch must be subscribed with the graph's clock"
+    ):
         source.pipe(kill_switch(commands)).subscribe(scheduler=scheduler)
     assert subscribers(source, commands) == 0
 

@@ -185,8 +185,8 @@ def test_a_state_without_a_target_is_judged_at_the_last_price_there_was() -> Non
 
 
 def test_of_several_limits_the_position_is_told_first() -> None:
-    limits = {"max_position": 1, "max_orders": 1, "max_notional": 1, "max_loss": 1}
-    rig = Rig(**limits).state().hold(position=2, working=2)
+    rig = Rig(max_position=1, max_orders=1, max_notional=1, max_loss=1).state()
+    rig.hold(position=2, working=2)
 
     assert rig.out[-1][1][0] == "position beyond the limit"
 
@@ -384,9 +384,7 @@ def test_a_refusal_that_a_fill_causes_comes_after_downstream_knows_the_fill() ->
 
     downstream(states.pipe(risk(RiskLimits(max_position=5), ours)))(None, clock)
     states.push(state())
-    orders.push(
-        OrderUpdate(ts=0, n=1, side=BUY, state="filled", leaves=0, filled=6, fill_px=UNIT)
-    )
+    orders.push(OrderUpdate(ts=0, n=1, side=BUY, state="filled", leaves=0, filled=6, fill_px=UNIT))
 
     assert told == ["holds 0", "ok", "holds 6", "refused"]
 

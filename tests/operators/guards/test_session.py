@@ -16,9 +16,7 @@ from streams.events import Anchor, Refusal, Residual
 from streams.pump import Hot
 from tests.marbles import MILLISECOND, Timed, play_on_clock, subscribers
 
-SCHEDULE = Schedule(
-    [(10 * MILLISECOND, 20 * MILLISECOND), (30 * MILLISECOND, 40 * MILLISECOND)]
-)
+SCHEDULE = Schedule([(10 * MILLISECOND, 20 * MILLISECOND), (30 * MILLISECOND, 40 * MILLISECOND)])
 SIGNAL = Residual(3, 30, 200.0, 100.0, 1.0)
 ANCHOR = Anchor(4, 40, 200.0, 200.0, 206, 207)
 NO_SIGNAL = Refusal(7, 70, "signal", "crossed", 3, 2)
@@ -126,9 +124,9 @@ def test_with_the_target_alone_a_residual_of_zero_takes_the_signals_place() -> N
 
 
 def test_what_was_put_in_a_states_place_is_gone_at_the_open() -> None:
-    for outside in ("withdraw", "widen", "target_only"):
-        out = guarded("s----------", cast(Outside, outside))
-        assert out[-1] == (10, STATES["s"]), outside
+    outsides: tuple[Outside, ...] = ("withdraw", "widen", "target_only")
+    for outside in outsides:
+        assert guarded("s----------", outside)[-1] == (10, STATES["s"]), outside
 
 
 def test_refused_states_are_judged_too() -> None:
