@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Anchor, Mid, Refusal
 from streams.instrument import round_ticks
 
@@ -53,10 +53,8 @@ def anchor(scale: float, *, tutorial: bool = False) -> Operator[Mid | Refusal, A
                     )
                 )  # fmt: skip
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

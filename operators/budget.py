@@ -19,6 +19,7 @@ from msgspec import Struct
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable
 
+from operators.operator import Link
 from streams.events import OrderUpdate
 
 __all__ = ["Budget", "BudgetLimits", "Forecast", "accrued", "forecast", "gone_ns", "widening"]
@@ -254,4 +255,4 @@ def forecast(
             subscriptions.add(changes.subscribe(listen(i), observer.on_error, scheduler=scheduler))
         return subscriptions
 
-    return Observable(subscribe)
+    return Link(subscribe)

@@ -5,6 +5,8 @@ from typing import TypeVar, cast
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable
 
+from operators.operator import Link, link
+
 __all__ = ["combine_latest"]
 
 Left = TypeVar("Left")
@@ -54,8 +56,8 @@ def combine_latest(
                 observer.on_completed()
 
         return CompositeDisposable(
-            left.subscribe(on_left, observer.on_error, on_completed, scheduler=scheduler),
-            right.subscribe(on_right, observer.on_error, on_completed, scheduler=scheduler),
+            link(left, on_left, observer.on_error, on_completed, scheduler),
+            link(right, on_right, observer.on_error, on_completed, scheduler),
         )
 
-    return Observable(subscribe)
+    return Link(subscribe)

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from reactivex import Observable, abc
 
 from operators.anchor import anchor_price
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from operators.state import State
 from streams.events import Anchor, Residual
 
@@ -34,10 +34,8 @@ def fair_value(scale: float) -> Operator[State, State]:
                 else:
                     emit(state)
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

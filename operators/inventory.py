@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Operator, link
 from operators.starting import starting_with
 from streams.events import BUY, Inventory, OrderUpdate
 
@@ -64,9 +64,7 @@ def inventory(
                 )
                 emit(Inventory(net, buys, sells, len(leaves), cash, fees, rejects, resets))
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
         return starting_with(Inventory(position=position))(Observable(subscribe))
 

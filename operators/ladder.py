@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from operators.target import priced
 from streams.events import Decision, Skewed
 from streams.instrument import ceil_ticks, floor_ticks, may_buy, may_sell
@@ -117,10 +117,8 @@ def ladder(
                     )
                 )  # fmt: skip
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

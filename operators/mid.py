@@ -3,7 +3,7 @@
 from reactivex import Observable, abc
 
 from operators.books import FAULTS, LOCKED, book_fault
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Feed, Mid, Quote, Refusal
 
 __all__ = ["mid", "mid_price", "mid_price_1e16"]
@@ -61,11 +61,9 @@ def mid(
                         return
                 emit(Mid(quote.seq, quote.ts, middle(bid, ask), bid, ask))
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator
 

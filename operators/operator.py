@@ -5,13 +5,62 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from reactivex import Observable, abc
 
-__all__ = ["NanosecondScheduler", "Operator", "clock_of"]
+__all__ = ["Link", "NanosecondScheduler", "Operator", "clock_of", "link"]
 
 Source = TypeVar("Source")
 Result = TypeVar("Result")
 
 Operator: TypeAlias = Callable[[Observable[Source]], Observable[Result]]
 """A function from one observable to another: what ``pipe`` takes."""
+
+
+class _Plain:
+    """Three functions as an observer, called as they are."""
+
+    __slots__ = ("on_completed", "on_error", "on_next")
+
+    def __init__(
+        self,
+        on_next: Callable[[Any], None],
+        on_error: Callable[[Exception], None],
+        on_completed: Callable[[], None],
+    ) -> None:
+        self.on_next = on_next
+        self.on_error = on_error
+        self.on_completed = on_completed
+
+
+class Link(Observable[Result]):
+    """An operator's output: an Observable like any, and direct for the operator that follows.
+
+    reactivex puts an observer of its own between any two, which guards against sources that go on
+    after their end and costs a third of an event in a chain of a dozen operators. Ours are on one
+    thread and end once, so ``link`` leaves it out between them.
+    """
+
+    def chain(
+        self,
+        on_next: abc.OnNext[Result],
+        on_error: abc.OnError,
+        on_completed: abc.OnCompleted,
+        scheduler: abc.SchedulerBase | None,
+    ) -> abc.DisposableBase:
+        """Subscribe the next operator."""
+        plain = _Plain(on_next, on_error, on_completed)
+        return self._subscribe_core(cast(abc.ObserverBase[Result], plain), scheduler)
+
+
+def link(
+    source: Observable[Source],
+    on_next: abc.OnNext[Source],
+    on_error: abc.OnError,
+    on_completed: abc.OnCompleted,
+    scheduler: abc.SchedulerBase | None,
+) -> abc.DisposableBase:
+    """Subscribe an operator to its source."""
+    if isinstance(source, Link):
+        return source.chain(on_next, on_error, on_completed, scheduler)
+    return source.subscribe(on_next, on_error, on_completed, scheduler=scheduler)
 
 
 class NanosecondScheduler(Protocol):

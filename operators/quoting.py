@@ -34,7 +34,7 @@ from operators.guards.split import split
 from operators.inventory import inventory
 from operators.ladder import ladder
 from operators.mid import mid
-from operators.operator import Operator
+from operators.operator import Link, Operator
 from operators.refusals import divert_refusals
 from operators.requote import requote
 from operators.residual import Baseline, residual
@@ -284,7 +284,7 @@ def _tutorial(
         decisions = pairs.pipe(ops.map(_signal_first), _decide(p, orders, status, spend))
         return decisions.subscribe(observer, scheduler=scheduler)
 
-    return Observable(subscribe)
+    return Link(subscribe)
 
 
 def _signal_first(pair: tuple[Anchor, Residual]) -> State:

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from operators.requote import refused
 from streams.events import Decision, Refusal
 
@@ -29,10 +29,8 @@ def divert_refusals(report: abc.ObserverBase[Decision]) -> Operator[Value | Refu
                 else:
                     observer.on_next(value)
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

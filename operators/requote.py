@@ -8,7 +8,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, Disposable
 
 from operators.budget import Budget, BudgetLimits
-from operators.operator import Operator, clock_of
+from operators.operator import Link, Operator, clock_of, link
 from operators.state import State, seq_of
 from streams.events import Anchor, Decision, Inventory, OrderUpdate, Refusal, Residual
 
@@ -228,12 +228,10 @@ def requote(
                 )
             )
             subscriptions.add(
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                )
+                link(source, on_next, observer.on_error, observer.on_completed, scheduler)
             )
             return subscriptions
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

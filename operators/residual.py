@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Mid, Refusal, Residual
 
 __all__ = [
@@ -163,10 +163,8 @@ def residual(baseline: Baseline) -> Operator[Mid | Refusal, Residual | Refusal]:
                 level = measure(value.ts, mid)
                 emit(Residual(value.seq, value.ts, mid, level, residual_of(mid, level)))
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -4,7 +4,7 @@ from typing import Any
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Anchor, Inventory, Residual, Skewed
 
 __all__ = ["inventory_shift", "signal_shift", "skew", "total_shift"]
@@ -54,10 +54,8 @@ def skew(
                     )
                 )  # fmt: skip
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 
 __all__ = ["starting_with"]
 
@@ -24,8 +24,10 @@ def starting_with(value: Value) -> Operator[Value, Value]:
             observer: abc.ObserverBase[Value], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             observer.on_next(value)
-            return source.subscribe(observer, scheduler=scheduler)
+            return link(
+                source, observer.on_next, observer.on_error, observer.on_completed, scheduler
+            )
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -7,7 +7,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 
 from operators.budget import FAR_NS, Budget, BudgetLimits
-from operators.operator import Operator, clock_of
+from operators.operator import Link, Operator, clock_of, link
 from operators.tick_ladder import levels_in_reach
 from streams.events import BUY, SELL, Decision, OrderUpdate
 
@@ -44,7 +44,7 @@ def levels_through(side: int, px: int, step: int, levels: int, centre: float) ->
 def retract_to_reach(distance: int | None) -> Retract:
     """Take away sides that are not wanted, levels that the new centre has met, and those too far.
 
-    Too far is further than ``distance`` (1e-9) from the best price of their side; ``None`` is never.
+    Too far is further than ``distance`` (1e-9) from the best price of their side; ``None``: never.
     """
 
     def left(
@@ -228,11 +228,9 @@ def throttle(
                             looking_again(budget.listener()), observer.on_error, scheduler=scheduler
                         )
                     )
-            subscriptions.add(
-                source.subscribe(on_next, observer.on_error, on_completed, scheduler=scheduler)
-            )
+            subscriptions.add(link(source, on_next, observer.on_error, on_completed, scheduler))
             return subscriptions
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator if interval_ns or limits is not None else (lambda source: source)

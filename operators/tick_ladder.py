@@ -3,7 +3,7 @@
 from reactivex import Observable, abc
 
 from operators.ladder import position_limit
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from operators.target import priced
 from streams.events import BUY, SELL, Decision, Skewed
 from streams.instrument import ceil_ticks, floor_ticks, round_ticks
@@ -173,10 +173,8 @@ def tick_ladder(
                     )
                 )  # fmt: skip
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable
 
+from operators.operator import Link
 from streams.events import Refusal, Residual
 
 __all__ = ["weighted", "weighted_sum"]
@@ -69,4 +70,4 @@ def weighted(
 
         return CompositeDisposable(*(listen(i) for i in range(len(signals))))
 
-    return Observable(subscribe)
+    return Link(subscribe)

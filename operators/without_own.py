@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import BUY, OrderUpdate, Quote
 
 __all__ = ["others_size", "without_own"]
@@ -88,11 +88,9 @@ def without_own(orders: Observable[OrderUpdate]) -> Operator[Quote, Quote]:
 
             return CompositeDisposable(
                 orders.subscribe(on_update, observer.on_error, scheduler=scheduler),
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                ),
+                link(source, on_next, observer.on_error, observer.on_completed, scheduler),
             )
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -6,7 +6,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 
 from operators.guards.schedule import NEVER_NS, Schedule
-from operators.operator import Operator, clock_of
+from operators.operator import Link, Operator, clock_of, link
 from streams.events import Feed, Refusal, Status
 
 __all__ = ["DEAD", "LIVE", "QUIET", "age", "age_limit_ns", "life"]
@@ -157,12 +157,10 @@ def age(
             if signs is not None:
                 subscriptions.add(signs.subscribe(on_sign, observer.on_error, scheduler=scheduler))
             subscriptions.add(
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                )
+                link(source, on_next, observer.on_error, observer.on_completed, scheduler)
             )
             return subscriptions
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from operators.state import State, refuse_state
 from streams.events import Anchor, Residual
 
@@ -38,10 +38,8 @@ def basis(limit_bps: float) -> Operator[State, State]:
                         )
                 emit(state)
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

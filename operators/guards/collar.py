@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Feed, Mid, Refusal
 
 __all__ = ["collar", "jump_bps"]
@@ -59,10 +59,8 @@ def collar(
                 low, high = mid - width, mid + width
                 emit(value)
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Feed, Quote, Refusal
 
 __all__ = ["event_time", "seconds_ahead"]
@@ -47,11 +47,9 @@ def event_time(
                 else:
                     emit(_refusal(quote, feed, "event time far behind", -behind))
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator
 

@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Feed, Quote, Refusal
 
 __all__ = ["frozen", "is_frozen"]
@@ -59,10 +59,8 @@ def frozen(feed: Feed, limit_ns: int) -> Operator[Quote | Refusal, Quote | Refus
                     return
                 emit(quote)
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

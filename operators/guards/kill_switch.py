@@ -3,7 +3,7 @@
 from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable
 
-from operators.operator import Operator, clock_of
+from operators.operator import Link, Operator, clock_of, link
 from operators.state import State, refuse_state
 from streams.events import Status
 
@@ -43,11 +43,9 @@ def kill_switch(status: Observable[Status]) -> Operator[State, State]:
 
             return CompositeDisposable(
                 status.subscribe(on_status, observer.on_error, scheduler=scheduler),
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                ),
+                link(source, on_next, observer.on_error, observer.on_completed, scheduler),
             )
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

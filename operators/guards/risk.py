@@ -7,7 +7,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 
 from operators.guards.schedule import NEVER_NS, Schedule
-from operators.operator import Operator, clock_of
+from operators.operator import Link, Operator, clock_of, link
 from operators.state import State, refuse_state
 from streams.events import NO_INVENTORY, Anchor, Inventory
 from streams.instrument import UNIT, marked_pnl
@@ -72,6 +72,9 @@ def risk(
             opened = schedule.opened(clock.now_ns) if schedule is not None else 0
             edge = schedule.next_edge(clock.now_ns) if schedule is not None else NEVER_NS
             pnl_at_open = 0
+            # Without a limit on money a state tells nothing new: only our orders do.
+            by_orders_alone = limits.max_notional is None and limits.max_loss is None
+            unjudged = True
             timer = SerialDisposable()
 
             def judge() -> tuple[str, float, float] | None:
@@ -112,8 +115,8 @@ def risk(
                 return following
 
             def look_again(_: abc.SchedulerBase, __: object = None) -> None:
-                nonlocal tripped
-                tripped = None
+                nonlocal tripped, unjudged
+                tripped, unjudged = None, True
                 if latest is not None:
                     on_next(latest)
 
@@ -122,20 +125,24 @@ def risk(
                     rejected.popleft()
 
             def on_inventory(now_held: Inventory) -> None:
-                nonlocal held
+                nonlocal held, unjudged
                 if now_held.rejects > held.rejects:
                     rejected.extend([clock.now_ns] * (now_held.rejects - held.rejects))
-                held = now_held
+                held, unjudged = now_held, True
                 if latest is not None and tripped is None:
                     forget_old_rejects(clock.now_ns)
-                    why = judge()
+                    why, unjudged = judge(), False
                     if why is not None:
                         trip(why)
                         emit(refuse_state(latest, "risk", why[0], clock.now_ns, why[1], why[2]))
 
             def on_next(state: State) -> None:
-                nonlocal latest, mark, opened, edge, pnl_at_open, tripped
+                nonlocal latest, mark, opened, edge, pnl_at_open, tripped, unjudged
                 latest = state
+                if by_orders_alone and tripped is None and not unjudged:
+                    emit(state)
+                    return
+                unjudged = False
                 now = clock.now_ns
                 anchor = state[1]
                 if type(anchor) is Anchor:
@@ -165,11 +172,9 @@ def risk(
                 timer,
                 # After the subscriptions downstream: they must know the change before a refusal.
                 inventory.subscribe(on_inventory, observer.on_error, scheduler=scheduler),
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                ),
+                link(source, on_next, observer.on_error, observer.on_completed, scheduler),
             )
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

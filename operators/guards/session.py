@@ -8,7 +8,7 @@ from reactivex import Observable, abc
 from reactivex.disposable import CompositeDisposable, SerialDisposable
 
 from operators.guards.schedule import NEVER_NS, Schedule
-from operators.operator import Operator, clock_of
+from operators.operator import Link, Operator, clock_of, link
 from operators.state import State, refuse_state
 from streams.events import Anchor, Residual
 
@@ -88,11 +88,9 @@ def session(
             wait()
             return CompositeDisposable(
                 timer,
-                source.subscribe(
-                    on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-                ),
+                link(source, on_next, observer.on_error, observer.on_completed, scheduler),
             )
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator

@@ -2,7 +2,7 @@
 
 from reactivex import Observable, abc
 
-from operators.operator import Operator
+from operators.operator import Link, Operator, link
 from streams.events import Feed, Mid, Refusal
 
 __all__ = ["SPLITS", "split", "split_of"]
@@ -67,10 +67,8 @@ def split(
                 before, judge_from = value.mid, value.ts + break_ns
                 emit(value)
 
-            return source.subscribe(
-                on_next, observer.on_error, observer.on_completed, scheduler=scheduler
-            )
+            return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 
-        return Observable(subscribe)
+        return Link(subscribe)
 
     return operator
