@@ -279,6 +279,12 @@ def _check_ladder(settings: Settings) -> None:
             f"{widest:g} ticks from the mid: no level could ever have the edge; lower it, or raise "
             f"base_spread_ticks or num_levels"
         )
+    if s.min_edge_ticks == 0 and settings.ladder_half_px == 0:
+        raise SettingsError(
+            f"strategy.base_spread_ticks {s.base_spread_ticks} of {s.tick_size} price steps "
+            f"(tick_size) is no half-spread at all, and strategy.min_edge_ticks is 0: bid and ask "
+            f"would stand at one price; raise one of the three"
+        )
     most = settings.risk.max_orders
     if most is not None and 2 * s.num_levels > most:
         raise SettingsError(

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from operators.guards.session import Outside
 from operators.quoting import Preset
+from operators.tick_ladder import half_spread_px
 from streams.instrument import UNIT, Instrument, format_units, to_units
 from streams.recording import Manifest, did_you_mean
 
@@ -330,6 +331,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     def ladder_tick(self) -> int:
         """The ladder's tick, 1e-9 quote currency; ``tick_size`` counts the venue's price steps."""
         return self.strategy.tick_size * self.target_instrument.tick_size
+
+    @property
+    def ladder_half_px(self) -> int:
+        """The ladder's half-spread, 1e-9 quote currency, on the venue's tick."""
+        step = self.target_instrument.tick_size
+        return half_spread_px(self.strategy.base_spread_ticks, self.ladder_tick) // step * step
 
     @property
     def tick_value(self) -> float:

@@ -117,6 +117,18 @@ def test_a_number_out_of_range_is_refused_by_name_with_the_range(
             "not one order could ever be sent",
         ),
         (
+            {
+                "strategy": {
+                    "preset": "ladder",
+                    "min_edge_ticks": 0,
+                    "base_spread_ticks": 1,
+                    "tick_size": 1,
+                }
+            },
+            "strategy.base_spread_ticks 1 of 1 price steps",
+            "bid and ask would stand at one price",
+        ),
+        (
             {"strategy": {"preset": "ladder"}, "risk": {"max_orders": 5}},
             "strategy.num_levels 3 is 6 orders, above risk.max_orders (5)",
             "trip at once",
