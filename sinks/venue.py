@@ -54,10 +54,10 @@ class Modify(Struct, frozen=True, gc=False):
 class Query(Struct, frozen=True, gc=False):
     """Ask what became of an order whose answer is overdue.
 
-    The venue repeats the fills it knows (under their ids, so that they are counted once), then says
-    what state the order is in: ``ack`` with its present price and total when it rests, how it ended
-    when it did (``cancel`` for one that filled), ``reject`` when it never arrived. The reason of all
-    of these but the last is ``queried``.
+    The venue repeats the fills it knows (under their ids, so that they are counted once), then
+    says what state the order is in: ``ack`` with its present price and total when it rests, how it
+    ended when it did (``cancel`` for one that filled), ``reject`` when it never arrived. The reason
+    of all of these but the last is ``queried``.
     """
 
     n: int

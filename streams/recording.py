@@ -220,6 +220,8 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest whole or not at all."""
     document = msgspec.to_builtins(manifest)
+    if not manifest.markets:
+        del document["markets"]
     document["first_ts"], document["last_ts"] = manifest.first_ts, manifest.last_ts
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(json.dumps(document, indent=2, sort_keys=False) + "\n")

@@ -42,7 +42,8 @@ def test_guards_trip_and_let_go_at_the_documented_times(tmp_path: Path) -> None:
     replay(BUNDLED, chosen(), tmp_path / "run")
     decisions = pl.read_parquet(tmp_path / "run" / "decisions.parquet")
     told = re.findall(
-        r"^\| (\d\d:\d\d:\d\d\.\d{3}) \| ([a-z ]+?) \| (\d\d:\d\d:\d\d\.\d{3})? ?\|", README.read_text(),
+        r"^\| (\d\d:\d\d:\d\d\.\d{3}) \| ([a-z ]+?) \| (\d\d:\d\d:\d\d\.\d{3})? ?\|",
+        README.read_text(),
         flags=re.MULTILINE,
     )  # fmt: skip
     assert episodes(decisions) == told

@@ -8,6 +8,7 @@ import pytest
 
 from marblemaker.settings import (
     SettingsError,
+    _check_keys,
     for_market,
     load_settings,
     with_overrides,
@@ -192,13 +193,15 @@ def test_a_number_out_of_range_is_refused_by_name_with_the_range(
 def test_what_contradicts_itself_is_refused_with_the_reason(
     sections: dict[str, Any], what: str, why: str
 ) -> None:
-    from marblemaker.settings import _check_keys
-
     with pytest.raises(SettingsError) as refused:
-        _check_keys(sections, "settings")
-        settings(**sections)
+        _checked(sections)
     assert what in str(refused.value)
     assert why in str(refused.value)
+
+
+def _checked(sections: dict[str, Any]) -> None:
+    _check_keys(sections, "settings")
+    settings(**sections)
 
 
 def test_off_switches_a_guard_off() -> None:
