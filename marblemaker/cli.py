@@ -15,6 +15,7 @@ from typing import Any
 
 from marblemaker import __version__
 from marblemaker.console import Console, summary_lines
+from marblemaker.live_cli import add_live_commands
 from marblemaker.settings import (
     Settings,
     SettingsError,
@@ -137,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     _import_commands(commands)
+    add_live_commands(commands, _command)
 
     kill = _command(commands, "kill", _kill, "take all quotes away until --release")
     kill.add_argument(
@@ -154,9 +156,17 @@ def parser() -> argparse.ArgumentParser:
         "--guards", action="store_true", help="measure what each guard costs an event instead"
     )
 
-    _command(
-        commands, "doctor", _doctor, "versions, settings, credentials, free disk"
-    ).add_argument("--config", type=Path, metavar="FILE")
+    doctor = _command(
+        commands, "doctor", _doctor, "versions, settings, credentials, free disk; or look after RUN"
+    )
+    doctor.add_argument(
+        "run", type=Path, nargs="?", metavar="RUN",
+        help="check a run or recording; of a killed run make a valid recording",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--dry-run", action="store_true", help="with RUN: tell what would be done, change nothing"
+    )
+    doctor.add_argument("--config", type=Path, metavar="FILE")
     return whole
 
 
@@ -414,6 +424,10 @@ def _doctor(arguments: argparse.Namespace, console: Console) -> int:
 
     from marblemaker.versions import versions
 
+    if arguments.run is not None:
+        return _doctor_run(arguments, console)
+    if arguments.dry_run:
+        raise SettingsError("--dry-run is about a run: name its folder (marble doctor RUN)")
     settings = load_settings(
         config=read_document(arguments.config) if arguments.config is not None else None
     )
@@ -446,6 +460,19 @@ def _doctor(arguments: argparse.Namespace, console: Console) -> int:
     ]
     console.result(result, lines)
     return DONE if result["writable"] else FAILED
+
+
+def _doctor_run(arguments: argparse.Namespace, console: Console) -> int:
+    """Look after a run: 0 if it is sound now or still in progress, 1 if it is not."""
+    import msgspec
+
+    from marblemaker.salvage import salvage
+
+    if arguments.config is not None:
+        raise SettingsError("--config has no meaning with RUN: its settings are in the folder")
+    report = salvage(arguments.run, dry_run=arguments.dry_run)
+    console.result(msgspec.to_builtins(report), report.lines)
+    return FAILED if report.state in ("killed", "damaged") else DONE
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from marblemaker.versions import versions
 from streams.instrument import UNIT_DECIMALS, Instrument
-from streams.lighter import MAX_BACK_NS, CsvQuotes, CsvTrades
+from streams.lighter_csv import MAX_BACK_NS, CsvQuotes, CsvTrades
 from streams.recording import (
     FILES,
     MANIFEST,
@@ -107,10 +107,10 @@ def import_databento(
 
     ``role`` is one of ``QUOTED``.
 
-    Errors: RecordingError, as of ``streams.databento.DbnQuotes``; if no row is left; if ``out``
+    Errors: RecordingError, as of ``streams.dbn_quotes.DbnQuotes``; if no row is left; if ``out``
         has the feed already and ``replace`` is not set; if ``out`` cannot be written.
     """
-    from streams.databento import DbnQuotes
+    from streams.dbn_quotes import DbnQuotes
 
     _require_role(role, QUOTED)
     _require_free(out, [role], replace=replace, numbered=False)
@@ -170,8 +170,8 @@ def import_lighter_csv(
     such rows take the time of the row before and are counted. A repeated quote is kept and counted,
     a repeated trade is left out and counted.
 
-    Errors: RecordingError, as of ``streams.lighter.CsvQuotes`` and ``CsvTrades``; if there is no
-        row; if ``out`` has the feed already and ``replace`` is not set, or its trades and its
+    Errors: RecordingError, as of ``streams.lighter_csv.CsvQuotes`` and ``CsvTrades``; if there is
+        no row; if ``out`` has the feed already and ``replace`` is not set, or its trades and its
         target are of two instruments; if ``out`` cannot be written.
     """
     _require_role(role, CAPTURED)

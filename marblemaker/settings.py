@@ -158,6 +158,8 @@ class Lighter(Struct, frozen=True, kw_only=True):
     environment: Literal["testnet", "mainnet"] = "testnet"
     rest_url: str | None = None
     ws_url: str | None = None
+    tag: int = 1
+    """Marks the orders of this strategy: two on one account have different ones."""
 
 
 # The market's record as of September 2026; a live run loads it from the venue instead.

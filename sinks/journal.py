@@ -185,8 +185,8 @@ class _Table:
 class Journal:
     """Writes what the graph, the sink and the venue did."""
 
-    def __init__(self, folder: Path) -> None:
-        """Write into ``folder``."""
+    def __init__(self, folder: Path, *, account: bool = True) -> None:
+        """Write into ``folder``; without ``account`` the venue's answers are recorded elsewhere."""
         self.ledger = Ledger()
         self.counts: Counter[str] = Counter()
         """Decisions by action, orders by status."""
@@ -197,7 +197,7 @@ class Journal:
         self._decisions = _Table(folder, "decisions", DECISIONS_SCHEMA, digest=True)
         self._orders = _Table(folder, "orders", ORDERS_SCHEMA, digest=True)
         self._fills = _Table(folder, "fills", FILLS_SCHEMA)
-        self._account = _Table(folder, "account", ACCOUNT_SCHEMA)
+        self._account = _Table(folder, "account", ACCOUNT_SCHEMA) if account else None
         self._pending: dict[int, Order] = {}
 
     def decision(self, decision: Decision) -> None:
@@ -229,7 +229,18 @@ class Journal:
 
     def account(self, event: AccountEvent) -> None:
         """Log an answer of the venue: an input."""
-        self._account.add(astuple(event))
+        if self._account is not None:
+            self._account.add(astuple(event))
+
+    def flush(self) -> None:
+        """Put on disk what is buffered, so that it outlives the process.
+
+        Neither the digest nor the files at the end depend on when, or how often. An order has a row
+        only once it and all before it are past late fills, or at the end.
+        """
+        for table in (self._account, self._decisions, self._orders, self._fills):
+            if table is not None:
+                table.flush()
 
     def close(self) -> dict[str, FileEntry]:
         """Finish all tables; orders that still work are written as OPEN."""
@@ -240,7 +251,7 @@ class Journal:
             "orders": self._orders,
             "fills": self._fills,
         }
-        return {name: table.close() for name, table in tables.items()}
+        return {name: table.close() for name, table in tables.items() if table is not None}
 
     def digest(self) -> str:
         """The sha256 over decisions and orders; call it after ``close``."""

@@ -1,417 +1,748 @@
-"""Databento: quotes of one symbol from a DBN file, exactly and in bounded memory.
+"""Databento's live feed: the best bid and offer of the symbols of one session, as they arrive.
 
-The records are read with constant numpy layouts of our own. The vendor's readers change shared
-layouts while they work: after one live file with ``ts_out`` they return garbage for ordinary ones.
+The official client opens and authenticates the session; its stream is cut into records here, one
+batch to a network read, because the client would make an object and several calls of each record.
+Its reconnecting is not used: it does not reconnect after a clean close, never backs off, and can
+hang for good. A new session is made here instead, and the gap is replayed where the gateway can.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
+import socket
+import struct
 from collections import Counter
-from collections.abc import Iterator
-from datetime import date
-from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-import databento_dbn as dbn
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-from msgspec import Struct, field
-
-from streams.dbn_file import Bytes, blocks, open_dbn, read_header, runs
+from streams.dbn_quotes import (
+    FIELDS,
+    MAX_TS,
+    QUOTE_SCHEMAS,
+    RECORD_BYTES,
+    TS_OUT_BYTES,
+    UNDEF_PRICE,
+    UNDEF_TS,
+    read_mapping,
+    read_text,
+    rtype_name,
+)
+from streams.events import Quote, Status, StatusKind
+from streams.feed import Backoff, Emit
 from streams.instrument import UNIT
-from streams.recording import QUOTE_SCHEMA, RecordingError
 
-__all__ = ["IMPORT_SCHEMA", "QUOTE_SCHEMAS", "DbnQuotes", "SourceCounts"]
+if TYPE_CHECKING:
+    from databento.live.protocol import DatabentoLiveProtocol
 
-IMPORT_SCHEMA: Final = pl.Schema({k: v for k, v in QUOTE_SCHEMA.items() if k != "seq"})
-"""What a reader of foreign files yields: quotes without a sequence number."""
+__all__ = ["DatabentoError", "DatabentoFeed"]
 
-QUOTE_SCHEMAS: Final = {
-    "mbp-1": 1, "tbbo": 1, "cmbp-1": 177, "cbbo-1s": 192, "cbbo-1m": 193, "tcbbo": 194,
-    "bbo-1s": 195, "bbo-1m": 196,
+_PORT: Final = 13000
+"""Source: the official client's default; the host is made as it makes it, too."""
+_CONNECT_SECS: Final = 10.0
+_AUTH_SECS: Final = 30.0
+"""Both limits are the official client's."""
+_GRACE_SECS: Final = 5.0
+"""How long a heartbeat may be late, as in the vendor's Rust client."""
+_CLOSE_SECS: Final = 1.0
+_REPLAY_MARGIN_NS: Final = 1_000_000_000
+"""How much earlier than the last record a replay begins: it is cut by ts_event, which goes back
+now and then (22 ms were seen), and what comes twice is removed by ts_recv."""
+_FRUITLESS_REPLAYS: Final = 2
+"""After so many replaying sessions in a row that end without any record, none is asked for."""
+
+# Source: Databento, "Live API", system and error codes.
+_HEARTBEAT, _SLOW_READER, _REPLAY_COMPLETED, _END_OF_INTERVAL = 0, 2, 3, 4
+_AUTH_FAILED, _KEY_DEACTIVATED, _UNRESOLVED, _BAD_SUBSCRIPTION = 1, 2, 4, 5
+_AGED_OUT, _NO_CODE = 8, 255
+_CLOSING: Final = frozenset({1, 2, 3, 5, 6, 8})
+"""Errors after which the gateway closes the session."""
+_PASSING: Final = re.compile(
+    r"\b(again|internal|limit|limits|maintenance|temporar\w+|timed? ?out|too many|unavailable)\b",
+    re.I,
+)
+"""Words of refusals that another attempt can mend, as the gateway sends no code with them."""
+
+_ERROR, _MAPPING, _SYSTEM = 21, 22, 23
+# Source: the DBN encoding, as the vendor's library writes it.
+_HEADER_BYTES: Final = 8
+_LEAST_HEADER: Final = 100
+_MOST_HEADER: Final = 1 << 20
+_TS_OUT_AT: Final = {1: 60, 2: 52, 3: 52}
+"""Where the header of each version says whether there is a ``ts_out``."""
+_MIN_RECORD_BYTES: Final = 16
+_CONTROL_BYTES: Final = {
+    (_ERROR, False): 320, (_MAPPING, False): 176, (_SYSTEM, False): 320,
+    (_ERROR, True): 80, (_MAPPING, True): 80, (_SYSTEM, True): 80,
 }  # fmt: skip
-"""Schemas that hold a best bid and offer, with the record type (rtype) of each."""
+"""Length of what is no quote, by record type and whether it is of version 1."""
+_ERROR_CODE_AT: Final = 318
+_IS_LAST_AT: Final = 319
+_SYSTEM_CODE_AT: Final = 319
 
-_RTYPE_NAMES: Final = {
-    0: "trade", 1: "mbp-1", 10: "mbp-10", 18: "status", 19: "definition", 20: "imbalance",
-    21: "gateway error", 22: "symbol mapping", 23: "system message", 24: "statistics", 32: "ohlcv",
-    33: "ohlcv", 34: "ohlcv", 35: "ohlcv", 36: "ohlcv", 160: "mbo", 177: "cmbp-1", 192: "cbbo-1s",
-    193: "cbbo-1m", 194: "tcbbo", 195: "bbo-1s", 196: "bbo-1m",
-}  # fmt: skip
-_SYMBOL_MAPPING: Final = 22
-_IS_CONTROL: Final = np.isin(np.arange(256), (21, _SYMBOL_MAPPING, 23))
-_IS_QUOTE: Final = np.isin(np.arange(256), list(QUOTE_SCHEMAS.values()))
-
-# One layout serves all: where the schemas differ (action, counts, publishers) nothing is read.
-_FIELDS: Final = {
-    "rtype": ("u1", 1), "instrument_id": ("<u4", 4), "ts_event": ("<u8", 8), "flags": ("u1", 30),
-    "ts_recv": ("<u8", 32), "bid_px": ("<i8", 48), "ask_px": ("<i8", 56), "bid_sz": ("<u4", 64),
-    "ask_sz": ("<u4", 68),
-}  # fmt: skip
-_RECORD_BYTES: Final = 80
-_TS_OUT_BYTES: Final = 8
-
-_UNDEF_PRICE: Final = 2**63 - 1
-_UNDEF_TS: Final = np.uint64(2**64 - 1)
-_MAX_TS: Final = np.uint64(2**63 - 1)
-_NS_PER_DAY: Final = 86_400_000_000_000
-_F_BAD_TS_RECV: Final = 8
-_F_MAYBE_BAD_BOOK: Final = 4
-_SHOWN: Final = 5
-
-_Records: TypeAlias = npt.NDArray[np.void]
-_Mask: TypeAlias = npt.NDArray[np.bool_]
-_Ints: TypeAlias = npt.NDArray[np.int64]
+_Row: TypeAlias = tuple[int, ...]
+"""Fields of a record in the order of ``FIELDS``: rtype, id, ts_event, flags, ts_recv and so on."""
+_Key: TypeAlias = tuple[int, ...]
+_TS_EVENT, _TS_RECV = 2, 4
 
 
-class SourceCounts(Struct):
-    """What became of every record of a source: records_in = rows_out + all of refused."""
-
-    records_in: int = 0
-    rows_out: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    """Records left out, by reason."""
-    noted: dict[str, int] = field(default_factory=dict)
-    """Rows kept that a reader may want to know of, by what was seen; a row can count twice."""
-
-    def refuse(self, reason: str, count: int) -> None:
-        """Count records that were left out."""
-        if count:
-            self.refused[reason] = self.refused.get(reason, 0) + count
-
-    def note(self, what: str, count: int) -> None:
-        """Count rows that were kept and are remarkable."""
-        if count:
-            self.noted[what] = self.noted.get(what, 0) + count
+def _row_struct() -> struct.Struct:
+    """Make the reader of one record from the table that the reader of files uses."""
+    codes = {"u1": "B", "<u4": "I", "<u8": "Q", "<i8": "q"}
+    layout, at = "<", 0
+    for kind, offset in FIELDS.values():
+        layout += f"{offset - at}x{codes[kind]}"
+        at = offset + struct.calcsize(f"<{codes[kind]}")
+    return struct.Struct(f"{layout}{RECORD_BYTES - at}x")
 
 
-class DbnQuotes:
-    """Quotes of one symbol in a DBN file (version 1 to 3, plain or zstd, historical or live).
+_READ_ROW: Final = _row_struct().unpack_from
 
-    Every record is a row out or is counted in ``counts.refused``. A row with both sides undefined
-    says that the book was cleared; it is kept, with both sides null.
 
-    Units: ``ts`` is Databento's ``ts_recv``, ns; prices 1e-9; sizes 1e-9, from whole units.
-    Shape: rows in file order. A row marked F_BAD_TS_RECV that goes back in time takes the ``ts``
-        of the row before it and is counted.
-    Errors: RecordingError if the file is not DBN, is damaged or truncated, holds no quotes, lacks
-        the symbol, or goes back in time without saying that its clock is bad.
-    Source: layouts as databento-dbn 0.70 encodes them; the tests compare with its decoder.
+class DatabentoError(RuntimeError):
+    """The gateway refused what was asked for, and asking again would not help."""
+
+
+class _GapError(Exception):
+    """The session is over, for a reason that a new one may not have."""
+
+    def __init__(self, reason: str, *, replay_refused: bool = False) -> None:
+        super().__init__(reason)
+        self.replay_refused = replay_refused
+
+
+class DatabentoFeed:
+    """Quotes of one or several symbols of one dataset, in one session, each to its own ``Emit``.
+
+    A row with both sides undefined says that the book was cleared; it becomes a quote without
+    sides. Trades carry the book too and are quotes like others. A record is left out, and counted,
+    for the reasons for which the import of a file leaves it out.
+
+    After a gap (closed, reset, silent, malformed or refused by the gateway) a new session follows,
+    later each time as ``backoff`` says. With ``resume`` it asks for a replay from a second before
+    the last record, and what was already emitted is removed: per symbol, all before the last
+    ``ts_recv``, and at it as many equal records as were received. A gateway that refuses the
+    replay is asked for a session without; what may be missing is then told and counted.
+
+    ``counts``: ``attempts``, ``sessions`` (that streamed), ``gaps`` (attempts that ended), ``gaps
+    not replayed``, ``received`` (quote records), ``quotes`` (emitted), ``overlap removed``,
+    ``unknown instrument``, ``negative price``, ``undefined ts_recv``, ``impossible timestamp``,
+    ``other record``, ``mappings``, ``heartbeats``, ``slow reader warnings``, and ``gateway error
+    N`` by code. All of ``received`` is in ``quotes`` or in one of the five after it.
+
+    Statuses: ``connect`` when the session streams, ``disconnect`` with the reason after every
+    attempt, ``heartbeat`` for the gateway's heartbeats and ends of intervals, ``notice`` for the
+    rest. Quotes that are replayed come after ``connect``; a ``notice`` says when they are over.
+
+    Units: prices and sizes 1e-9, from whole units of size; times ns.
+    Shape: one call of an ``Emit`` per network read and symbol.
+    Errors: ValueError on call for what cannot be asked for; DatabentoError out of ``run`` if the
+        key, the dataset, the schema or a symbol is refused. What an ``Emit`` raises ends ``run``.
     """
 
-    def __init__(self, path: Path, symbol: str, schema: str | None = None) -> None:
-        """Read the header; ``schema`` picks one kind of quote from a live recording."""
-        self.path = path
-        self.counts = SourceCounts()
-        if schema is not None and schema not in QUOTE_SCHEMAS:
-            raise RecordingError(
+    def __init__(
+        self,
+        *,
+        key: str,
+        dataset: str,
+        schema: str,
+        symbols: Mapping[str, Emit],
+        status: Emit,
+        gateway: str | None = None,
+        source: str = "signal",
+        heartbeat_secs: int = 10,
+        backoff: Backoff | None = None,
+        resume: bool = True,
+        on_count: Callable[[str, int], None] | None = None,
+    ) -> None:
+        """Check what can be checked without the gateway.
+
+        ``gateway`` is ``host:port``, the vendor's for the dataset when not given. ``on_count`` is
+        told each addition to ``counts``.
+        """
+        if not key.strip():
+            raise ValueError("the Databento key is empty; give the one from the vendor's portal")
+        if not dataset or set(dataset) & set("|=\n \t"):
+            raise ValueError(f"dataset must be a code such as EQUS.MINI, was {dataset!r}")
+        if schema not in QUOTE_SCHEMAS:
+            raise ValueError(
                 f"schema {schema!r} holds no best bid and offer; "
                 f"choose one of {', '.join(QUOTE_SCHEMAS)}"
             )
-        with open_dbn(path) as stream:
-            self.version, metadata = read_header(stream, path)
-        self.dataset: str = metadata.dataset
-        self.venue: str = self.dataset.partition(".")[0]
-        self.schema: str | None = None if metadata.schema is None else str(metadata.schema)
-        if self.schema is not None and self.schema not in QUOTE_SCHEMAS:
-            raise RecordingError(
-                f"{path} holds {self.schema} records, which carry no best bid and offer; "
-                f"import a file of schema {', '.join(QUOTE_SCHEMAS)}"
-            )
-        if schema is not None and self.schema is not None and schema != self.schema:
-            raise RecordingError(
-                f"{path} holds {self.schema} records, {schema} was asked for; leave the schema out"
-            )
-        self._wanted = schema or self.schema
-        self._rtype = None if self._wanted is None else QUOTE_SCHEMAS[self._wanted]
-        self._size = _RECORD_BYTES + (_TS_OUT_BYTES if metadata.ts_out else 0)
-        self._layout = np.dtype(
-            {
-                "names": list(_FIELDS),
-                "formats": [kind for kind, _ in _FIELDS.values()],
-                "offsets": [offset for _, offset in _FIELDS.values()],
-                "itemsize": self._size,
-            }
+        if heartbeat_secs < 1:
+            raise ValueError(f"heartbeat_secs must be at least 1 s, was {heartbeat_secs!r}")
+        if not symbols:
+            raise ValueError("symbols must name at least one symbol, such as NVDA")
+        self.counts: Counter[str] = Counter()
+        self._key = key.strip()
+        self._dataset = dataset
+        self._schema = schema
+        self._by_recv = schema.startswith(("bbo", "cbbo"))
+        self._status = status
+        self._source = source
+        self._heartbeat_secs = heartbeat_secs
+        self._backoff = backoff or Backoff()
+        self._resume = resume
+        self._on_count = on_count
+        self._given_gateway = gateway is not None
+        self._host, self._port = _address(gateway, dataset)
+        self._routes: dict[str, _Route] = {}
+        for symbol, emit in symbols.items():
+            name = symbol.upper()  # as the client sends it
+            if not name.strip() or set(name) & set(",|=\n") or name == "ALL_SYMBOLS":
+                raise ValueError(f"a symbol must be a single raw symbol, was {symbol!r}")
+            if name in self._routes:
+                raise ValueError(f"symbol {name} is given twice; symbols are upper case")
+            self._routes[name] = _Route(name, emit)
+        self._mark: int | None = None
+        self._fruitless = 0
+        self._refused = ""
+
+    def __repr__(self) -> str:
+        """Say what it streams; never the key."""
+        return f"DatabentoFeed({self._dataset} {self._schema} {','.join(self._routes)})"
+
+    async def run(self) -> None:
+        """Stream until cancelled, session after session."""
+        import databento.live.protocol  # noqa: F401  (half a second, before anything streams)
+
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._count("attempts")
+            start = self._replay_start()
+            stream = _Stream(self, start)
+            try:
+                await self._session(stream, start)
+            except _GapError as gap:
+                self._backoff.lasted(0.0 if stream.since is None else clock() - stream.since)
+                self._after(stream, gap)
+                wait = self._backoff.next()
+                self._count("gaps")
+                self._say("disconnect", f"{gap}; next attempt in {wait:.2f} s")
+                await asyncio.sleep(wait)
+            except DatabentoError as error:
+                self._say("disconnect", str(error))
+                raise
+
+    async def _session(self, stream: _Stream, start: int | None) -> None:
+        """Hold one session; it ends with _GapError, or DatabentoError if there is no use."""
+        wire = await self._connect(stream)
+        try:
+            await self._authenticate(wire)
+            wire.client.subscribe(self._schema, list(self._routes), start=start)
+            wire.client.start()
+            silence = self._heartbeat_secs + _GRACE_SECS
+            while not await wire.over_by(wire.heard + silence):
+                if wire.silence() >= silence:
+                    raise _GapError(f"no sign of life for {silence:g} s, the connection is dead")
+            raise wire.failure
+        finally:
+            await wire.close()
+
+    async def _connect(self, stream: _Stream) -> _Wire:
+        loop = asyncio.get_running_loop()
+        where = f"{self._host}:{self._port}"
+        try:
+            async with asyncio.timeout(_CONNECT_SECS):
+                _, wire = await loop.create_connection(
+                    lambda: _Wire(self._client(), stream), self._host, self._port
+                )
+        except TimeoutError:
+            raise _GapError(f"{where} does not answer within {_CONNECT_SECS:g} s") from None
+        except socket.gaierror as error:
+            self._require_known_dataset(where)
+            raise _GapError(f"the name {self._host} does not resolve ({error.strerror})") from None
+        except OSError as error:
+            raise _GapError(f"{where} cannot be reached ({error.strerror or error})") from None
+        return wire
+
+    def _client(self) -> DatabentoLiveProtocol:
+        from databento.live.protocol import DatabentoLiveProtocol
+
+        return DatabentoLiveProtocol(
+            api_key=self._key, dataset=self._dataset, heartbeat_interval_s=self._heartbeat_secs
         )
-        self._selector = _Selector(path, metadata, symbol, live=self.schema is None)
-        self._last_ts = -1
-        self._seen_rtype: int | None = None
+
+    async def _authenticate(self, wire: _Wire) -> None:
+        answer = wire.client.authenticated
+        waited: set[asyncio.Future[Any]] = {answer, wire.over}
+        await asyncio.wait(waited, timeout=_AUTH_SECS, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            refusal = answer.exception()
+            if refusal is not None:
+                raise self._refusal(str(refusal))
+            wire.stream.session = answer.result() or "unknown"
+        elif wire.over.done():
+            raise wire.failure
+        else:
+            raise _GapError(f"the gateway did not open the session within {_AUTH_SECS:g} s")
+
+    def _refusal(self, text: str) -> Exception:
+        """Tell a refusal for good from one that may pass."""
+        text = self._clean(text)
+        if _PASSING.search(text):
+            return _GapError(f"the gateway refused the session: {text}")
+        return DatabentoError(
+            f"Databento refused a session on {self._dataset} at {self._host}:{self._port}: {text}; "
+            f"the key must be valid and licensed for live data of the dataset. Check the key "
+            f"(32 characters, beginning with db-), the dataset's name and its licence"
+        )
+
+    def _require_known_dataset(self, where: str) -> None:
+        """Refuse a dataset that neither the name servers nor the client have heard of."""
+        from databento.common.publishers import Dataset
+
+        known = sorted(str(each.value) for each in Dataset)
+        if self._given_gateway or self._dataset in known:
+            return
+        raise DatabentoError(
+            f"dataset {self._dataset!r} is not known: {where} does not resolve, and the client has "
+            f"no dataset of this name; a dataset must be one of the vendor's, such as EQUS.MINI. "
+            f"Correct its name, or upgrade the databento package if it is new"
+        )
+
+    # ------------------------------------------------------------ the gap
+
+    def _replay_start(self) -> int | None:
+        """From when the next session is to replay, if it is to."""
+        if not self._resume or self._mark is None or self._refused:
+            return None
+        return max(0, self._mark - _REPLAY_MARGIN_NS)
+
+    def _after(self, stream: _Stream, gap: _GapError) -> None:
+        """Learn from a session that ended whether the next may replay."""
+        if stream.start is None or (stream.since is None and not gap.replay_refused):
+            return
+        self._fruitless = 0 if stream.fruitful else self._fruitless + 1
+        if gap.replay_refused:
+            self._refused = str(gap)
+        elif self._fruitless >= _FRUITLESS_REPLAYS:
+            self._refused = f"{self._fruitless} sessions with a replay ended without any record"
+
+    def _streaming(self, stream: _Stream) -> None:
+        """Tell that a session streams, and what it leaves out."""
+        self._count("sessions")
+        text = f"{self._dataset} {self._schema}, session {stream.session}"
+        if stream.start is not None:
+            text += f", with a replay from {stream.start} on"
+        self._say("connect", text)
+        if stream.start is None and self._mark is not None:
+            why = f"the replay was refused: {self._refused}" if self._refused else "resume is off"
+            self._count("gaps not replayed")
+            self._say("notice", f"quotes after {self._mark} until now may be missing; {why}")
+
+    def _reached(self, row: _Row) -> None:
+        """Note the newest record: from a little before it the next session is to replay."""
+        ts_event, ts_recv = row[_TS_EVENT], row[_TS_RECV]
+        self._mark = ts_recv if self._by_recv else min(ts_event, ts_recv)  # undefined is large
+        self._refused = ""
+
+    # ------------------------------------------------------------ what the stream tells
+
+    def _gateway_error(self, code: int, text: str, stream: _Stream) -> Exception | None:
+        """Count an error of the gateway; return what ends the session for it, if it does."""
+        text = self._clean(text)
+        self._count(f"gateway error {code}")
+        self._say("notice", f"gateway error {code}: {text}")
+        if code in (_AUTH_FAILED, _KEY_DEACTIVATED):
+            return self._refusal_by_code(code, text, "the key must be valid. Check the key")
+        if code == _BAD_SUBSCRIPTION and stream.start is None:
+            return self._refusal_by_code(
+                code, text, f"the dataset must offer {self._schema}. Choose another schema"
+            )
+        if code == _UNRESOLVED and (lost := self._unresolved(text)):
+            return self._refusal_by_code(
+                code,
+                text,
+                f"{' and '.join(lost)} must be a raw symbol of the dataset. Correct its spelling",
+            )
+        if code in _CLOSING:
+            refused = stream.start is not None and code in (_BAD_SUBSCRIPTION, _AGED_OUT)
+            return _GapError(f"gateway error {code}: {text}", replay_refused=refused)
+        return None
+
+    def _refusal_by_code(self, code: int, text: str, remedy: str) -> DatabentoError:
+        return DatabentoError(
+            f"Databento refused {self._schema} of {', '.join(self._routes)} in {self._dataset} at "
+            f"{self._host}:{self._port} with error {code}: {text}; {remedy}"
+        )
+
+    def _unresolved(self, text: str) -> list[str]:
+        """Which symbols a resolution error is about, of those that never were resolved."""
+        never = [name for name, route in self._routes.items() if not route.resolved]
+        words = set(text.upper().replace(",", " ").replace("'", " ").replace('"', " ").split())
+        named = [name for name in self._routes if name in words or f"{name}." in words]
+        return [name for name in never if name in named] if named else never
+
+    def _clean(self, text: str) -> str:
+        """Take the key out of a text of the gateway."""
+        return text.replace(self._key, "***")
+
+    def _say(self, kind: StatusKind, text: str = "") -> None:
+        self._status((Status(0, 0, self._source, kind, text),))
+
+    def _count(self, what: str, number: int = 1) -> None:
+        if number:
+            self.counts[what] += number
+            if self._on_count is not None:
+                self._on_count(what, number)
+
+
+def _address(gateway: str | None, dataset: str) -> tuple[str, int]:
+    if gateway is None:
+        return f"{dataset.lower().replace('.', '-')}.lsg.databento.com", _PORT
+    host, _, port = gateway.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"gateway must be host:port, such as 127.0.0.1:13000, was {gateway!r}")
+    return host.strip("[]"), int(port)
+
+
+class _Route:
+    """Where the quotes of one symbol go, and which of them a replay would repeat."""
+
+    __slots__ = ("emit", "expected", "last", "name", "quotes", "resolved", "rows", "tail")
+
+    def __init__(self, name: str, emit: Emit) -> None:
+        self.name = name
+        self.emit = emit
+        self.resolved = False
+        self.quotes: list[Quote] = []
+        self.rows: list[_Row] = []
+        self.last = -1
+        """The highest ts_recv of all records so far."""
+        self.tail: list[_Key] = []
+        """What was received with it."""
+        self.expected: Counter[_Key] | None = None
+        """What a replay has yet to repeat of the tail; ``None`` when nothing is repeated."""
+
+    def repeated(self, row: _Row) -> bool:
+        """Say whether a replayed record was received before."""
+        if self.expected is None or row[_TS_RECV] > self.last:
+            self.expected = None
+            return False
+        if row[_TS_RECV] < self.last:
+            return True
+        key = _key(row)
+        if not self.expected[key]:
+            return False
+        self.expected[key] -= 1
+        return True
+
+    def flush(self) -> None:
+        """Emit what arrived together."""
+        rows, quotes = self.rows, self.quotes
+        self.rows, self.quotes = [], []
+        newest = max(row[_TS_RECV] for row in rows)
+        if newest >= self.last:
+            keys = [_key(row) for row in rows if row[_TS_RECV] == newest]
+            if newest > self.last:
+                self.tail, self.last = keys, newest
+            else:
+                self.tail += keys
+        self.emit(quotes)
+
+
+def _key(row: _Row) -> _Key:
+    """What tells records of one ts_recv apart; a replay may change flags and ids."""
+    return (row[_TS_EVENT], *row[_TS_RECV + 1 :])
+
+
+class _Stream:
+    """Cuts the bytes of one session into records and passes on what they say."""
+
+    def __init__(self, feed: DatabentoFeed, start: int | None) -> None:
+        self._feed = feed
+        self.start = start
+        self.session = "unknown"
+        self.since: float | None = None
+        """When it began to stream, by the event loop's clock."""
+        self.fruitful = False
+        """Whether it brought any quote, or a whole replay."""
+        self.last_error = ""
+        self._rest = b""
+        self._unresolved: list[str] = []
+        """Errors of symbols, until the last of those that come together."""
+        self._version = 0
+        """Of the stream, once its header has come."""
+        self._rtype = QUOTE_SCHEMAS[feed._schema]
+        self._size = RECORD_BYTES
+        self._routes: dict[int, _Route] = {}
+        self._fresh: list[_Route] = []
+        """Routes with something to flush, the first to get it first."""
+        self._newest: _Row | None = None
+        for route in feed._routes.values():
+            route.expected = None if start is None else Counter(route.tail)
+
+    def feed(self, data: bytes) -> None:
+        """Take in what one network read brought; all that is sound of it is emitted."""
+        if self._rest:
+            data = self._rest + data
+        at = 0
+        try:
+            if not self._version:
+                at = self._header(data)
+            if self._version:
+                at = self._records(data, at)
+        except (_GapError, DatabentoError):
+            self._flush()
+            raise
+        self._rest = data[at:]
+        self._flush()
 
     @property
-    def symbol(self) -> str:
-        """The symbol as the file spells it."""
-        return self._selector.symbol
+    def partial(self) -> int:
+        """How many bytes of an unfinished record (or header) it holds."""
+        return len(self._rest)
 
-    def batches(self) -> Iterator[pl.DataFrame]:
-        """Yield the quotes in frames of ``IMPORT_SCHEMA``, a block of the file at a time."""
-        self.counts = SourceCounts()
-        self._last_ts, self._seen_rtype = -1, None
-        self._selector.restart()
-        with open_dbn(self.path) as stream:
-            read_header(stream, self.path)
-            for block in blocks(stream, self.path):
-                yield from self._block_quotes(block)
-        self._selector.finish()
+    def _header(self, data: bytes) -> int:
+        """Read the header once it is whole; return where it ends, 0 before."""
+        start = data[:_HEADER_BYTES]
+        if start[:3] != b"DBN"[: len(start)]:
+            raise _GapError(f"the stream begins with {start!r}, not with a DBN header")
+        if len(start) < _HEADER_BYTES:
+            return 0
+        version, length = start[3], int.from_bytes(start[4:], "little")
+        if version not in _TS_OUT_AT or not _LEAST_HEADER <= length <= _MOST_HEADER:
+            raise _GapError(f"the DBN header of version {version} and {length} bytes is not known")
+        end = _HEADER_BYTES + length
+        if len(data) < end:
+            return 0
+        self._version = version
+        self._size = RECORD_BYTES + (TS_OUT_BYTES if data[_TS_OUT_AT[version]] else 0)
+        self.since = asyncio.get_running_loop().time()
+        self._feed._streaming(self)
+        return end
 
-    def _block_quotes(self, block: Bytes) -> Iterator[pl.DataFrame]:
-        """Sort a block's records by kind; symbol mappings act on what follows them."""
-        pending: list[Bytes] = []
-        numbers: list[_Ints] = []
-        for start, count, size in runs(block):
-            run = block[start : start + count * size].reshape(count, size)
-            first = self.counts.records_in
-            self.counts.records_in += count
-            cuts = self._other_records(run, first)
-            for begin, end in _between(cuts, count):
-                if begin < end:
-                    pending.append(run[begin:end])
-                    numbers.append(np.arange(first + begin, first + end, dtype=np.int64))
-                if end < count and run[end, 1] == _SYMBOL_MAPPING:
-                    yield from self._flush(pending, numbers)
-                    self._selector.remap(run[end], self.version)
-        yield from self._flush(pending, numbers)
+    def _records(self, data: bytes, at: int) -> int:
+        """Take in all whole records; return where they end. This is the hot path."""
+        end, quote_rtype, quote_size = len(data), self._rtype, self._size
+        get_route = self._routes.get
+        received = unknown = overlap = 0
+        try:
+            while at < end:
+                size = data[at] * 4
+                if size < _MIN_RECORD_BYTES:
+                    raise _GapError(f"a record says that it is {size} bytes long")
+                if at + size > end:
+                    break
+                rtype = data[at + 1]
+                if rtype != quote_rtype:
+                    self._flush()
+                    self._other(rtype, data[at : at + size])
+                    at += size
+                    continue
+                if size != quote_size:
+                    raise _GapError(f"a quote is {size} bytes long, must be {quote_size}")
+                row = _READ_ROW(data, at)
+                at += size
+                received += 1
+                _, number, ts_event, flags, ts_recv, _, bid, ask, bid_sz, ask_sz = row
+                route = get_route(number)
+                if ts_recv > MAX_TS or MAX_TS < ts_event != UNDEF_TS or bid < 0 or ask < 0:
+                    self._feed._count(_fault(row))
+                elif route is None:
+                    unknown += 1
+                elif route.expected is not None and route.repeated(row):
+                    overlap += 1
+                else:
+                    if not route.rows:
+                        self._fresh.append(route)
+                    route.rows.append(row)
+                    route.quotes.append(
+                        Quote(
+                            0,
+                            0,
+                            None if ts_event == UNDEF_TS else ts_event,
+                            None if bid == UNDEF_PRICE else bid,
+                            None if ask == UNDEF_PRICE else ask,
+                            None if bid == UNDEF_PRICE else bid_sz * UNIT,
+                            None if ask == UNDEF_PRICE else ask_sz * UNIT,
+                            flags,
+                        )
+                    )
+                    self._newest = row
+        finally:
+            self.fruitful = self.fruitful or received > 0
+            self._feed._count("received", received)
+            self._feed._count("unknown instrument", unknown)
+            self._feed._count("overlap removed", overlap)
+        return at
 
-    def _other_records(self, run: Bytes, first: int) -> list[int]:
-        """Count the records of a run that are no quotes; return where they are."""
-        rtypes = run[:, 1]
-        expected = _IS_QUOTE[rtypes] if self.schema is None else rtypes == self._rtype
-        if expected.all() and run.shape[1] == self._size:
-            return []
-        foreign = ~expected & ~_IS_CONTROL[rtypes]
-        if self.schema is not None and foreign.any():
-            at = int(foreign.argmax())
-            raise RecordingError(
-                f"{self.path}: record {first + at} is of kind {_name(int(rtypes[at]))}, the header "
-                f"says {self.schema}; one of them is wrong, so the file is damaged. Fetch it again"
-            )
-        if expected.any() and run.shape[1] != self._size:
-            at = first + int(expected.argmax())
-            raise RecordingError(
-                f"{self.path}: record {at} is {run.shape[1]} bytes long, a quote of this file must "
-                f"be {self._size}; the file is damaged. Fetch it again"
-            )
-        others = np.flatnonzero(~expected)
-        for rtype, count in Counter(rtypes[others].tolist()).items():
-            self.counts.refuse(f"{_name(rtype)} record", count)
-        return others.tolist()
+    def _flush(self) -> None:
+        if self._newest is not None:
+            self._feed._reached(self._newest)
+            self._newest = None
+        fresh, self._fresh = self._fresh, []
+        for route in fresh:
+            self._feed._count("quotes", len(route.quotes))
+            route.flush()
 
-    def _flush(self, pending: list[Bytes], numbers: list[_Ints]) -> Iterator[pl.DataFrame]:
-        if not pending:
+    def _other(self, rtype: int, raw: bytes) -> None:
+        """Take in a record that is no quote."""
+        if rtype not in (_ERROR, _MAPPING, _SYSTEM):
+            self._feed._count("other record")
             return
-        rows = pending[0] if len(pending) == 1 else np.concatenate(pending)
-        number = numbers[0] if len(numbers) == 1 else np.concatenate(numbers)
-        pending.clear()
-        numbers.clear()
-        records = np.ascontiguousarray(rows).view(self._layout)[:, 0]
-        kept = self._kept(records)
-        if kept.any():
-            frame = self._frame(records[kept], number[kept])
-            self.counts.rows_out += frame.height
-            yield frame
-
-    def _kept(self, records: _Records) -> _Mask:
-        """Say which records become rows; count the others, each under one reason."""
-        ts = records["ts_recv"]
-        left: _Mask = np.ones(len(records), dtype=np.bool_)
-        self._drop(left, ts == _UNDEF_TS, "undefined ts_recv")
-        ts_event = records["ts_event"]
-        impossible = (ts > _MAX_TS) | ((ts_event > _MAX_TS) & (ts_event != _UNDEF_TS))
-        self._drop(left, impossible, "impossible timestamp")
-        chosen = self._selector.chosen(records["instrument_id"], ts.astype(np.int64))
-        self._drop(left, ~chosen, "other instrument")
-        if self.schema is None:
-            self._one_schema(records["rtype"], left)
-        negative = (records["bid_px"] < 0) | (records["ask_px"] < 0)
-        self._drop(left, negative, "negative price")
-        return left
-
-    def _drop(self, left: _Mask, bad: npt.NDArray[Any], reason: str) -> None:
-        self.counts.refuse(reason, int((left & bad).sum()))
-        left &= ~bad
-
-    def _one_schema(self, rtypes: npt.NDArray[np.uint8], left: _Mask) -> None:
-        """Hold a live recording to one kind of quote, which two subscriptions may have mixed."""
-        if self._rtype is not None:
-            self._drop(left, rtypes != self._rtype, "other schema")
-            return
-        for rtype in np.unique(rtypes[left]).tolist():
-            if self._seen_rtype is None:
-                self._seen_rtype = rtype
-            elif rtype != self._seen_rtype:
-                both = sorted((_name(rtype), _name(self._seen_rtype)))
-                raise RecordingError(
-                    f"{self.path} holds {both[0]} and {both[1]} quotes of {self.symbol}; mixed, "
-                    f"they would repeat the past. Choose one with the schema option, "
-                    f"such as {both[1]}"
-                )
-
-    def _frame(self, records: _Records, number: _Ints) -> pl.DataFrame:
-        ts = self._in_order(records, number)
-        flags = records["flags"].copy()
-        self.counts.note("bad ts_recv", int((flags & _F_BAD_TS_RECV != 0).sum()))
-        self.counts.note("maybe bad book", int((flags & _F_MAYBE_BAD_BOOK != 0).sum()))
-        columns: dict[str, npt.NDArray[Any]] = {
-            "ts": ts,
-            "ts_event": records["ts_event"].astype(np.int64),
-            "bid_px": records["bid_px"].copy(),
-            "ask_px": records["ask_px"].copy(),
-            "bid_sz": records["bid_sz"].astype(np.int64) * UNIT,
-            "ask_sz": records["ask_sz"].astype(np.int64) * UNIT,
-            "flags": flags,
-        }
-        clear = (columns["bid_px"] == _UNDEF_PRICE) & (columns["ask_px"] == _UNDEF_PRICE)
-        self.counts.note("clear row", int(clear.sum()))
-        present = {side: pl.col(f"{side}_px") != _UNDEF_PRICE for side in ("bid", "ask")}
-        # An undefined u64 time stamp is -1 once it is read as i64.
-        known = pl.when(pl.col("ts_event") >= 0).then(pl.col("ts_event"))
-        sides = [
-            pl.when(present[side]).then(pl.col(f"{side}_{what}")).alias(f"{side}_{what}")
-            for what in ("px", "sz")
-            for side in ("bid", "ask")
-        ]
-        return pl.DataFrame(columns, schema=IMPORT_SCHEMA).with_columns(known, *sides)
-
-    def _in_order(self, records: _Records, number: _Ints) -> _Ints:
-        """Return ts_recv without steps back, which only rows with a bad clock may take."""
-        ts: _Ints = records["ts_recv"].astype(np.int64)
-        highest: _Ints = np.maximum.accumulate(np.maximum(ts, self._last_ts))
-        back = ts < highest
-        if back.any():
-            wrong = back & (records["flags"] & _F_BAD_TS_RECV == 0)
-            if wrong.any():
-                at = int(wrong.argmax())
-                raise RecordingError(
-                    f"{self.path}: record {number[at]} (counted from 0) has ts_recv {ts[at]}, "
-                    f"before {highest[at]} of an earlier row of {self.symbol}; ts_recv must not go "
-                    f"back unless the row is flagged F_BAD_TS_RECV. Fetch the file again, sorted "
-                    f"by ts_recv, or split it there"
-                )
-            self.counts.note("clamped ts", int(back.sum()))
-        self._last_ts = int(highest[-1])
-        return highest
-
-
-# ---------------------------------------------------------------- symbols
-
-
-_ID: Final = "instrument_id"
-_STYPE_PARENT: Final = 4  # dbn ``SType::Parent``
-
-
-class _Selector:
-    """Knows which instrument ids mean the symbol, by date or from the mapping that came last."""
-
-    def __init__(self, path: Path, metadata: dbn.Metadata, symbol: str, *, live: bool) -> None:
-        self._path = path
-        self._live = live
-        self._intervals: list[tuple[int, int, int]] = []
-        self._everything = False
-        names = _dated_ids(path, metadata)
-        self._names = set(names)
-        venue = metadata.dataset.partition(".")[0]
-        bare = symbol.removesuffix(f".{venue}")
-        self.symbol = bare if symbol not in names and bare in names else symbol
-        if self.symbol in names:
-            self._intervals = names[self.symbol]
-        elif symbol.isdecimal():
-            self._intervals = [(int(symbol), 0, 2**63 - 1)]
-        elif not live:
-            # Without mappings a file that was asked for one symbol can hold no other.
-            self._everything = not names and list(metadata.symbols) == [symbol]
-            if not self._everything:
-                raise self._unknown()
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the mappings that came with the records."""
-        self._current: int | None = None
-        self._mapped = False
-
-    def chosen(self, ids: npt.NDArray[np.uint32], ts: _Ints) -> _Mask:
-        """Say which records are the symbol's."""
-        if self._everything:
-            return np.ones(len(ids), dtype=np.bool_)
-        if self._mapped:
-            return cast(_Mask, ids == (-1 if self._current is None else self._current))
-        mask: _Mask = np.zeros(len(ids), dtype=np.bool_)
-        first, last = int(ts.min()), int(ts.max())
-        for number, start, end in self._intervals:
-            if start <= last and first < end:
-                mask |= (ids == number) & (ts >= start) & (ts < end)
-        return mask
-
-    def remap(self, record: Bytes, version: int) -> None:
-        """Take in a symbol mapping; it holds until the next for its id or for the symbol."""
-        raw = record.tobytes()
-        number = int.from_bytes(raw[4:8], "little")
-        if version == 1:
-            asked, meant = _text(raw[16:38]), _text(raw[38:60])
-            parent = asked.endswith((".FUT", ".OPT", ".SPOT"))
+        least = _CONTROL_BYTES[rtype, self._version == 1]
+        if len(raw) < least:
+            raise _GapError(
+                f"a {rtype_name(rtype)} is {len(raw)} bytes long, must be at least {least}"
+            )
+        if rtype == _MAPPING:
+            self._map(*read_mapping(raw, self._version))
+        elif rtype == _SYSTEM:
+            self._system(*self._message(raw, _SYSTEM_CODE_AT))
         else:
-            asked, meant = _text(raw[17:88]), _text(raw[89:160])
-            parent = raw[16] == _STYPE_PARENT
-        # A parent stands for many instruments at once, so it cannot name one.
-        names = {meant} if parent else {asked, meant}
-        self._names |= {name for name in names if name and not name.isdecimal()}
-        if self.symbol in names:
-            self._current, self._mapped = number, True
-        elif number == self._current:
-            self._current = None
+            # Several errors can come together; only 0 says that another follows.
+            is_last = self._version == 1 or raw[_IS_LAST_AT] != 0
+            self._error(*self._message(raw, _ERROR_CODE_AT), is_last=is_last)
 
-    def finish(self) -> None:
-        """Refuse a live recording in which the symbol never was."""
-        if self._live and not self._mapped and not self._intervals:
-            raise self._unknown()
+    def _message(self, raw: bytes, code_at: int) -> tuple[int, str]:
+        """Read code and text; the oldest version has no codes, so there the text must tell."""
+        if self._version > 1:
+            return raw[code_at], read_text(raw[16:code_at])
+        text = read_text(raw[16:80])
+        return _HEARTBEAT if text == "Heartbeat" else _NO_CODE, text
 
-    def _unknown(self) -> RecordingError:
-        some = sorted(self._names)
-        shown = ", ".join(some[:_SHOWN]) + (", ..." if len(some) > _SHOWN else "")
-        what = f"it holds {len(some)}: {shown}" if some else "it has no symbol mappings"
-        return RecordingError(
-            f"{self._path} does not hold the symbol {self.symbol!r}; {what}. Symbols are spelled "
-            f"as in the file; give one of those, or an instrument id as a number"
-        )
+    def _map(self, number: int, asked: str, meant: str) -> None:
+        """Follow a symbol mapping; it holds until the next for its id or for the symbol."""
+        feed = self._feed
+        feed._count("mappings")
+        routes = feed._routes
+        route = routes.get(asked) or routes.get(meant)
+        before = self._routes.pop(number, None)
+        if route is None:
+            if before is not None:
+                feed._say("notice", f"instrument {number} is no longer {before.name}")
+            return
+        for old in [other for other, known in self._routes.items() if known is route]:
+            del self._routes[old]
+            feed._say("notice", f"{route.name} is now instrument {number}, was {old}")
+        self._routes[number] = route
+        route.resolved = True
+
+    def _system(self, code: int, text: str) -> None:
+        feed = self._feed
+        if code == _HEARTBEAT:
+            feed._count("heartbeats")
+            feed._say("heartbeat")
+        elif code == _END_OF_INTERVAL:
+            feed._say("heartbeat", "end of interval")
+        elif code == _SLOW_READER:
+            feed._count("slow reader warnings")
+            feed._say("notice", f"the gateway finds us slow: {feed._clean(text)}")
+        elif code == _REPLAY_COMPLETED:
+            self.fruitful = True
+            for route in feed._routes.values():
+                route.expected = None
+            feed._say("notice", "the replay is complete")
+
+    def _error(self, code: int, text: str, *, is_last: bool) -> None:
+        self.last_error = self._feed._clean(text)
+        if code == _UNRESOLVED:  # one for each symbol: they are judged together
+            self._unresolved.append(self.last_error)
+            if not is_last:
+                return
+            text = " ".join(self._unresolved)
+            self._unresolved.clear()
+        failure = self._feed._gateway_error(code, text, self)
+        if failure is not None:
+            raise failure
 
 
-def _dated_ids(path: Path, metadata: dbn.Metadata) -> dict[str, list[tuple[int, int, int]]]:
-    """Read the header's mappings: for each symbol its ids, each from a ns to before a ns."""
-    by_name: dict[str, list[tuple[int, int, int]]] = {}
-    mappings = cast(dict[str, list[dict[str, Any]]], metadata.mappings)
-    if not mappings:
-        return by_name
-    inverse = str(metadata.stype_in) == _ID
-    if not inverse and str(metadata.stype_out) != _ID:
-        raise RecordingError(
-            f"{path} maps {metadata.stype_in} to {metadata.stype_out}, so its symbols do not say "
-            f"which records are theirs; one of the two must be instrument_id. Fetch it so"
-        )
-    for key, intervals in mappings.items():
-        for interval in intervals:
-            name, number = (interval["symbol"], key) if inverse else (key, interval["symbol"])
-            if name and number.isdecimal():
-                span = (_midnight(interval["start_date"]), _midnight(interval["end_date"]))
-                by_name.setdefault(name, []).append((int(number), *span))
-    return by_name
+def _fault(row: _Row) -> str:
+    """Say why a record is left out."""
+    if row[_TS_RECV] == UNDEF_TS:
+        return "undefined ts_recv"
+    if row[_TS_RECV] > MAX_TS or MAX_TS < row[_TS_EVENT] != UNDEF_TS:
+        return "impossible timestamp"
+    return "negative price"
 
 
-def _midnight(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * _NS_PER_DAY
+class _Wire(asyncio.BufferedProtocol):
+    """The socket: the official client speaks on it until the session is open, then we listen."""
 
+    def __init__(self, client: DatabentoLiveProtocol, stream: _Stream) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self.client = client
+        self.stream = stream
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection is closed."""
+        self.failure: Exception = _GapError("the connection was closed")
+        """Why it is, or will be."""
+        self._failed = False
+        self.heard = self._loop.time()
+        """When the last bytes arrived; at first, when it was made."""
 
-def _text(raw: bytes) -> str:
-    return raw.partition(b"\0")[0].decode("utf-8", "replace")
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand the connection to the client."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.client.connection_made(transport)
 
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Read into the client's buffer, which is its own for as long as it authenticates."""
+        self._buffer = self.client.get_buffer(sizehint)
+        return self._buffer
 
-def _name(rtype: int) -> str:
-    return _RTYPE_NAMES.get(rtype, f"rtype {rtype}")
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass on what was read; what goes wrong with it ends the connection."""
+        self.heard = self._loop.time()
+        if self._failed:
+            return
+        try:
+            if self.client.authenticated.done():
+                self.stream.feed(bytes(memoryview(self._buffer)[:nbytes]))
+            else:
+                self._converse(nbytes)
+        except Exception as error:
+            self._fail(error)
+            self._abort()
 
+    def _converse(self, nbytes: int) -> None:
+        try:
+            self.client.buffer_updated(nbytes)
+        except Exception as error:  # of whatever kind the client raises for a line it cannot read
+            reason = self.stream._feed._clean(str(error))
+            raise _GapError(f"the gateway's greeting cannot be read ({reason})") from None
 
-def _between(cuts: list[int], count: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches between the cuts, empty ones before a cut included."""
-    begin = 0
-    for cut in cuts:
-        yield begin, cut
-        begin = cut + 1
-    if begin < count:
-        yield begin, count
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say why, unless that is known."""
+        self.client.connection_lost(exc)
+        for future in (self.client.authenticated, self.client.disconnected):
+            if future.done() and not future.cancelled():
+                future.exception()  # asyncio complains of those that nobody looked at
+        if exc is not None:
+            reason = getattr(exc, "strerror", None) or exc
+            self._fail(_GapError(f"the connection was lost ({reason})"))
+        reason = "the gateway closed the connection"
+        if self.stream.partial:
+            reason += f" within a record, of which {self.stream.partial} bytes came"
+        if self.stream.last_error:
+            reason += f", after the error: {self.stream.last_error}"
+        self._fail(_GapError(reason))
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep the first failure: what follows is its consequence."""
+        if not self._failed:
+            self.failure, self._failed = error, True
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def silence(self) -> float:
+        """Seconds since the last bytes."""
+        return self._loop.time() - self.heard
+
+    async def over_by(self, deadline: float) -> bool:
+        """Wait for the end of the connection, at most until ``deadline``; say whether it came."""
+        await asyncio.wait({self.over}, timeout=max(0.0, deadline - self._loop.time()))
+        return self.over.done()
+
+    async def close(self) -> None:
+        """Close the socket, and wait until it is."""
+        self._abort()
+        await asyncio.wait({self.over}, timeout=_CLOSE_SECS)

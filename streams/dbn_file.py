@@ -122,7 +122,11 @@ def read_header(stream: BinaryIO, path: Path) -> tuple[int, dbn.Metadata]:
             bytes(start + body),
             upgrade_policy=cast(Any, dbn.VersionUpgradePolicy.AS_IS),  # the stub calls it an int
         )
-    except (dbn.DBNError, ValueError) as error:
+    except BaseException as error:
+        # What a damaged header makes the vendor's library do is sometimes a panic, which is no
+        # Exception and has no name to import.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise RecordingError(
             f"{path} has a header that cannot be decoded ({error}); the file is damaged. "
             f"Fetch it again"

@@ -185,7 +185,9 @@ class Pump:
         self.signal, self.target = first.signals[0], first.target
         self.account, self.orders = first.account, first.orders
         self._venue = venues[0] if len(venues) == 1 else _Together(venues) if venues else None
-        self._answers: deque[tuple[Market, AccountEvent]] = deque()
+        self.record: Callable[[int, Quote | Event], None] | None = None
+        """Told each input with its kind, numbered and stamped, before it is delivered."""
+        self._answers: deque[tuple[int, AccountEvent]] = deque()
         self._notices: deque[tuple[Market, OrderUpdate]] = deque()
         self._feeds: dict[int, Hot[Quote]] = {}
         self._others: dict[int, Hot[AccountEvent] | Hot[Status] | Hot[Trade]] = {}
@@ -203,7 +205,7 @@ class Pump:
 
     def answer(self, event: AccountEvent, market: int = 0) -> None:
         """Queue what the venue says; it becomes an input, and is numbered and stamped in turn."""
-        self._answers.append((self.markets[market], event))
+        self._answers.append((market, event))
 
     def notify(self, update: OrderUpdate, market: int = 0) -> None:
         """Queue a change of our own orders; it is delivered once the present ``on_next`` is over.
@@ -218,7 +220,7 @@ class Pump:
         Errors: OutOfOrderError when a row is older than the one before it.
         """
         clock, venue = self.clock, self._venue
-        answers, notices = self._answers, self._notices
+        answers, notices, record = self._answers, self._notices, self.record
         feeds, matchers = self._feeds, self._matchers
         events = iter(inputs.events)
         seqs: list[int] = []
@@ -255,10 +257,16 @@ class Pump:
             self.seq = seq
             number(seq)
             if feed is not None:
-                feed.push(Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags))
+                quote = Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags)
+                if record is not None:
+                    record(kind, quote)
+                feed.push(quote)
             else:
                 assert event is not None
-                self._others[kind].push(replace(event, seq=seq, ts=ts))  # type: ignore[arg-type]
+                event = replace(event, seq=seq, ts=ts)
+                if record is not None:
+                    record(kind, event)
+                self._others[kind].push(event)  # type: ignore[arg-type]
             if notices or answers:
                 self._settle()
                 seq = self.seq
@@ -279,6 +287,12 @@ class Pump:
             self._settle()
         clock.now_ns = max(clock.now_ns, until_ns)
 
+    @property
+    def next_due_ns(self) -> int:
+        """When the next timer or answer of a simulated venue is due; ``NEVER`` when none is."""
+        venue_due = NEVER if self._venue is None else self._venue.next_due_ns
+        return min(self.clock.next_due_ns, venue_due)
+
     def settle(self) -> None:
         """Deliver whatever is queued, at the present instant."""
         self._settle()
@@ -287,8 +301,7 @@ class Pump:
         """Let time pass, from one timer or answer to the next, until ``done`` or nothing is due."""
         self._settle()
         while not done():
-            venue_due = NEVER if self._venue is None else self._venue.next_due_ns
-            due = min(self.clock.next_due_ns, venue_due)
+            due = self.next_due_ns
             if due == NEVER:
                 return
             self.advance(due)
@@ -311,8 +324,11 @@ class Pump:
             if clock.next_due_ns <= clock.now_ns:
                 self._fire(clock.now_ns)
             self.seq += 1
-            market, event = answers.popleft()
-            market.account.push(replace(event, seq=self.seq, ts=clock.now_ns))
+            market, answer = answers.popleft()
+            event = replace(answer, seq=self.seq, ts=clock.now_ns)
+            if self.record is not None:
+                self.record(market * PAIR + ACCOUNT, event)
+            self.markets[market].account.push(event)
             self._tell()
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from streams.instrument import Instrument
-from streams.lighter import MAX_BACK_NS, CsvQuotes, CsvTrades
+from streams.lighter_csv import MAX_BACK_NS, CsvQuotes, CsvTrades
 from streams.recording import (
     QUOTE_SCHEMA,
     TRADES_SCHEMA,
@@ -247,7 +247,7 @@ def test_repeated_quotes_are_kept_and_counted_across_blocks(
     lines = [f"{T},1,1,2,1", f"{T},1,1,2,1", f"{T},1,1,2,2", f"{T},,,2,2", f"{T},,,2,2"]
     path = capture(tmp_path, *lines)
     for block_bytes in (10, 60, 100_000):
-        monkeypatch.setattr("streams.lighter._BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr("streams.lighter_csv._BLOCK_BYTES", block_bytes)
         if block_bytes == 10:
             assert "no line break" in refusal(path)
             continue
@@ -269,7 +269,7 @@ def test_a_first_quote_without_sides_repeats_nothing(tmp_path: Path) -> None:
 def test_a_clock_that_goes_back_is_refused_with_line_both_times_and_where_to_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("streams.lighter._BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("streams.lighter_csv._BLOCK_BYTES", block_bytes)
     path = capture(tmp_path, f"{T}.5,1,1,2,1", f"{T}.5,1,1,2,1", f"{T}.499999999,1,1,2,1")
 
     error = refusal(path, max_back_ns=0)
@@ -417,7 +417,7 @@ def test_a_trade_may_lack_its_side_its_id_and_the_last_column(tmp_path: Path) ->
 def test_a_trade_told_again_is_left_out_and_counted_however_late_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("streams.lighter._BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("streams.lighter_csv._BLOCK_BYTES", block_bytes)
     told = [f"{T}.{n}00,{n + 1},1,buy,{100 + n},1" for n in range(5)]
     again = [told[1], told[4], told[4]]
     trades = CsvTrades(tape(tmp_path, *told, *again, f"{T}.9,9,1,sell,105,9"), FINE, max_back_ns=0)

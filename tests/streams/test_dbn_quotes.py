@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import zstandard
 
-from streams.databento import IMPORT_SCHEMA, DbnQuotes
+from streams.dbn_quotes import IMPORT_SCHEMA, DbnQuotes
 from streams.recording import RecordingError
 
 dbn: Any = databento_dbn
@@ -507,6 +507,13 @@ def test_what_is_no_dbn_file_is_refused(tmp_path: Path, content: bytes, zstd: bo
     path = file_of(tmp_path, content, zstd=zstd)
 
     assert refusal(path)
+
+
+def test_a_header_that_the_vendors_library_panics_at_is_refused(tmp_path: Path) -> None:
+    cut = bytearray(header()[:110])
+    cut[4:8] = (len(cut) - 8).to_bytes(4, "little")
+
+    assert "has a header that cannot be decoded" in refusal(file_of(tmp_path, bytes(cut)))
 
 
 def test_a_folder_a_missing_file_and_a_newer_version_are_refused(tmp_path: Path) -> None:
