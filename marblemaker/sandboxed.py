@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -49,12 +49,14 @@ def sandboxed(
     tier: str = "standard",
     faults: Faults | None = None,
     seed: int = 0,
+    clock: Callable[[], int] | None = None,
 ) -> Iterator[Sandbox]:
     """Open a Databento gateway and a Lighter venue that play a recording, on 127.0.0.1.
 
     ``recording`` is the bundled session when not given; it starts with its first cash session, or
     its first quote where there is none. ``speed`` in recorded seconds a second. ``faults`` happen
-    at both. Each ends by itself after ``max_seconds``.
+    at both. Each ends by itself after ``max_seconds``. ``clock`` is the venue's (ns since 1970), for
+    tests of what takes it minutes.
     """
     from lighter.signer_client import create_api_key
 
@@ -81,6 +83,7 @@ def sandboxed(
         playback=playback,
         faults=faults,
         seed=seed,
+        clock=clock,
     )
     with gateway.run_in_thread(), venue.run_in_thread():
         playback.start()

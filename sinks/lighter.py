@@ -188,8 +188,7 @@ class _Ask(Struct):
 
 
 class LighterVenue:
-    """Takes commands for one market of one account; answers go to ``answer``, never from within
-    ``submit``.
+    """Takes commands for one market of one account; answers come later, through ``answer``.
 
     Client order index = ``tag`` << 32 | (``run_id`` + n) mod 2**32. Several strategies share an
     account under different tags, and each touches the orders of its own only. ``run_id`` is
@@ -231,7 +230,8 @@ class LighterVenue:
         arrived all the same). ``tag``: 1 to 65535. ``now_ns``: the wall clock. ``settle_secs``:
         how long after acceptance a transaction has had its effect for sure, at least the tier's
         latency. ``dead_man_secs``: the venue cancels everything of the *account* when we are
-        silent that long, 300 at least; it is renewed at a third of it. ``mark``: a price to bound
+        silent that long, 300 at least; it is renewed at a third of it. One venue of an account is
+        enough to keep it. ``mark``: a price to bound
         market orders by, 1e-9, with ``market_slippage_bps`` to spare; without one the market's
         last trade. ``on_market``: told when the market changed in a way that matters.
         """
@@ -275,6 +275,7 @@ class LighterVenue:
         self._connected = False
         self._submitting = False
         self._messages = 0
+        self._nonce_misses = 0
         self._creates_after = 0.0
         self._began_ms = now_ns() // 1_000_000
         self._orders: dict[int, _Order] = {}
@@ -569,7 +570,7 @@ class LighterVenue:
             while any(tx.due <= self._time() for tx in self._outbox):
                 await self._online.wait()
                 if not await self._flush():
-                    await asyncio.sleep(_RETRY_SECS)
+                    await asyncio.sleep(self._nonce_wait())
 
     async def _flush(self) -> bool:
         """Sign and send one message; false when the venue does not tell its nonce."""
@@ -720,6 +721,12 @@ class LighterVenue:
         self.counts["pauses"] += 1
         _log.warning("%d %s: creates pause for %.0f s", code, text, _PAUSE_SECS)
 
+    def _failed(self, what: str, error: RestError) -> None:
+        """Note that a call failed; calls and transactions share the account's limits."""
+        _log.warning("%s: %s", what, error)
+        if error.limited:
+            self._pause(error.code, error.text)
+
     def _done(self, tx: _Tx) -> _Order | None:
         """Count a transaction as answered; return its order."""
         order = self._orders.get(tx.n) if tx.n is not None else None
@@ -802,8 +809,10 @@ class LighterVenue:
                 nonce = await self._rest.next_nonce()
             except RestError as error:
                 self.counts["nonce not told"] += 1
-                _log.warning("next nonce: %s", error)
+                self._nonce_misses += 1
+                self._failed("next nonce", error)
                 return False
+            self._nonce_misses = 0
             lane.sync(nonce)
             self.counts["nonce asked for"] += 1
         if self._doubtful and lane.synced is not None:
@@ -827,8 +836,8 @@ class LighterVenue:
                 if order is not None:
                     self._fail_modify(order, tx, "not accepted: no answer, nonce unused")
             elif tx.kind == "create":
-                # Not taken so far. The next transaction takes its nonce, and with it its last
-                # chance; should it still slip in before, it is cancelled when it shows.
+                # Not taken so far. A cancel uses its nonce up, and with it its last chance;
+                # should it still slip in before, it is cancelled when it shows.
                 self._done(tx)
                 self._suspect(tx, "not accepted: no answer, nonce unused")
             else:
@@ -843,18 +852,18 @@ class LighterVenue:
         self._look(order.n)
 
     async def _resolver(self) -> None:
-        wait = _RETRY_SECS
         while True:
             await self._doubted.wait()
             self._doubted.clear()
             async with self._lane.lock:
                 known = await self._synced()
-            if known:
-                wait = _RETRY_SECS
-                continue
-            self._doubted.set()
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, 10.0)
+            if not known:
+                self._doubted.set()
+                await asyncio.sleep(self._nonce_wait())
+
+    def _nonce_wait(self) -> float:
+        """Seconds until the nonce is asked for again: doubling, as long as it is not told."""
+        return min(_RETRY_SECS * 2.0 ** min(self._nonce_misses, 10), _LONGEST_RETRY_SECS)
 
     # ------------------------------------------------------------ what the socket brings
 
@@ -922,8 +931,8 @@ class LighterVenue:
         error = frame.get("error")
         code = (error.get("code") if isinstance(error, Mapping) else None) or frame.get("code")
         # 20xxx and 30xxx are about subscriptions, 23001 to 23003 about connections.
-        return code is not None and (
-            21000 <= int(code) < 22000 or int(code) in (405, 429, 23000, 29500, 29501, 62007)
+        return isinstance(code, int) and (
+            21000 <= code < 22000 or code in (405, 429, 23000, 29500, 29501, 62007)
         )
 
     def _guard(self, take: Callable[[Json], None], row: Json) -> None:
@@ -1043,8 +1052,7 @@ class LighterVenue:
         order.zombie = True
         self.counts["given up and yet there"] += 1
         _log.error("order %d was given up and rests after all: cancelling it", order.n)
-        request = SignCancel(self.details.market_id, order.order_index)
-        self._enqueue(_Tx("cancel", request))
+        self._make_sure(order)
 
     # ------------------------------------------------------------ trades
 
@@ -1127,7 +1135,7 @@ class LighterVenue:
                 try:
                     await self._fetch_trades()
                 except RestError as error:
-                    _log.warning("trades: %s", error)
+                    self._failed("trades", error)
                     wait = max(wait, _PAUSE_SECS) if error.limited else wait
                 self._let_go()
 
@@ -1256,7 +1264,7 @@ class LighterVenue:
             try:
                 await self._look_up(ready)
             except RestError as error:
-                _log.warning("orders: %s", error)
+                self._failed("orders", error)
                 self.counts["looks failed"] += 1
                 for n in ready:
                     if n in self._asks:
@@ -1323,8 +1331,19 @@ class LighterVenue:
             # It rested, and the venue has no trace of it. Should it show, it is not ours to keep.
             self.counts["gone without a trace"] += 1
             self._end(order, "cancel", "not among the venue's orders any more")
+            self._make_sure(order)
         else:
             self._end(order, "reject", order.verdict or "21700 no such order at the venue")
+            self._make_sure(order)
+
+    def _make_sure(self, order: _Order) -> None:
+        """Cancel what was given up, in case it rests after all.
+
+        After a create that was not taken this also uses up its nonce, if the venue takes it: then
+        the create can never arrive late.
+        """
+        index = order.order_index or order.index
+        self._enqueue(_Tx("cancel", SignCancel(self.details.market_id, index)))
 
     # ------------------------------------------------------------ reconciling
 
@@ -1375,7 +1394,7 @@ class LighterVenue:
                 await self.reconcile()
                 wait = 1.0
             except RestError as error:
-                _log.warning("not reconciled: %s", error)
+                self._failed("not reconciled", error)
                 self.counts["not reconciled"] += 1
                 await asyncio.sleep(_PAUSE_SECS if error.limited else wait)
                 wait = min(wait * 2, 30.0)
@@ -1387,7 +1406,7 @@ class LighterVenue:
             try:
                 self._on_details(await self._rest.market(self.details.market_id))
             except RestError as error:
-                _log.warning("market details: %s", error)
+                self._failed("market details", error)
 
     def _on_details(self, new: MarketDetails) -> None:
         old = self.details
@@ -1592,6 +1611,7 @@ class LighterVenue:
     async def stop(self, within_secs: float) -> None:
         """Take no more creates, have every order of ours gone, disarm the dead-man's switch.
 
+        For after the sink is done, closing orders included: those would be refused from here on.
         Only our own orders are cancelled, one by one: a cancel-all would take those of other
         strategies too. The last look is by REST; if orders are left even then, that is logged and
         counted ("left working") and the dead-man's switch stays armed. Call it while ``run`` runs;

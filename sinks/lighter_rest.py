@@ -110,7 +110,7 @@ class MarketDetails(Struct, frozen=True, kw_only=True):
             size_decimals=int(_first(detail, "size_decimals", "supported_size_decimals")),
             min_base_amount=to_units(str(detail["min_base_amount"]), "min_base_amount"),
             min_quote_amount=to_units(str(detail["min_quote_amount"]), "min_quote_amount"),
-            last_trade_px=to_units(f"{last:.9f}", "last_trade_price") if last else None,
+            last_trade_px=to_units(f"{float(last):.9f}", "last_trade_price") if last else None,
             force_reduce_only=bool(config.get("force_reduce_only", False)),
             trading_hours=str(config.get("trading_hours") or ""),
             multiplier=str(_first(detail, "multiplier", default=config.get("multiplier") or "")),

@@ -134,8 +134,8 @@ class Status(Struct, frozen=True, gc=False):
     """``signal``, ``target`` or ``operator``."""
     kind: StatusKind
     """``heartbeat``: the feed's connection lives; ``sibling``: another stream of it brought data;
-    ``connect``, ``disconnect``: of the feed; ``notice``: what people should know of it and the graph
-    does not act on; ``kill``, ``release``: the operator's kill switch."""
+    ``connect``, ``disconnect``: of the feed; ``notice``: what people should know of it and the
+    graph does not act on; ``kill``, ``release``: the operator's kill switch."""
     text: str = ""
     """Details, for people."""
 

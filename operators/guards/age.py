@@ -146,7 +146,7 @@ def age(
                     if latest is not None and refused != "disconnected":
                         timer.disposable, waiting = None, False
                         refuse("disconnected", limit_ns)
-                elif refused != "disconnected":
+                elif event.kind in ("heartbeat", "sibling") and refused != "disconnected":
                     on_sign(event)
 
             subscriptions = CompositeDisposable(timer)

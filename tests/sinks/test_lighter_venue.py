@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
@@ -49,6 +49,10 @@ def decimal(units: int) -> str:
     return f"{units // 1000}.{units % 1000:03d}"
 
 
+class Listener(Protocol):
+    def on_frame(self, frame: dict[str, Any]) -> None: ...
+
+
 class Stand:
     """An exchange with one market: REST on 127.0.0.1, its socket is ``send`` and ``frame``."""
 
@@ -69,7 +73,7 @@ class Stand:
         self.quiet = False
         """Nothing is told on the channels."""
         self.shape: Callable[[dict[str, Any]], dict[str, Any]] = lambda ack: ack
-        self.venue: LighterVenue | None = None
+        self.venue: Listener | None = None
         self.quota = 1_000
         self.url = ""
         self.held: list[dict[str, Any]] = []
@@ -294,12 +298,12 @@ class Desk:
         self.market_says: list[str] = []
         self.now_ns = NOW_MS * 1_000_000
         options: dict[str, Any] = {
-            "run_id": RUN, "ack_timeout_secs": 0.15, "settle_secs": 0.05, "reconcile_secs": 60,
-            "on_market": self.market_says.append,
+            "tag": TAG, "run_id": RUN, "ack_timeout_secs": 0.15, "settle_secs": 0.05,
+            "reconcile_secs": 60, "on_market": self.market_says.append,
         }  # fmt: skip
         self.venue = LighterVenue(
             signer=signer, rest=rest, send=stand.send, market=MarketDetails.read(DETAIL),
-            answer=self._hear, tag=TAG, now_ns=lambda: self.now_ns, **{**options, **more},
+            answer=self._hear, now_ns=lambda: self.now_ns, **{**options, **more},
         )  # fmt: skip
         stand.venue = self.venue
 
@@ -673,7 +677,8 @@ async def test_a_create_that_never_arrived_is_rejected(stand: Stand, fault: str)
         assert desk.heard() == [("reject", 1, "not accepted: no answer, nonce unused")]
         desk.send(create(2))
         await desk.until_heard("ack")
-        assert [tx["Nonce"] for tx in stand.txs] == [40]
+        # A cancel has used the nonce up: the create cannot arrive late.
+        assert [(tx["type"], tx["Nonce"]) for tx in stand.txs] == [(15, 40), (14, 41)]
 
 
 @pytest.mark.asyncio
@@ -682,6 +687,7 @@ async def test_a_create_given_up_that_shows_after_all_is_cancelled(stand: Stand)
         stand.faults = ["deaf"]
         desk.send(create(1))
         await desk.until_heard("reject")
+        await desk.until(lambda: stand.txs)
         order = stand.rest(index(1), 207_100, 50)
         await desk.until(lambda: order["status"] == "canceled")
         assert desk.venue.counts["given up and yet there"] == 1
@@ -921,6 +927,47 @@ async def test_a_query_is_repeated_until_the_venue_answers(stand: Stand) -> None
         assert desk.heard("ack")[1:] == [("ack", 1, QUERIED)] * 2
 
 
+@pytest.mark.asyncio
+async def test_over_the_limits_of_rest_creates_pause_as_well(stand: Stand) -> None:
+    async with desk_at(stand) as desk:
+        desk.send(create(1))
+        await desk.until_heard("ack")
+        await desk.calm(0.1)
+        page = web.Response(text="<html>", status=405, content_type="text/html")
+        stand.rest_faults["accountActiveOrders"] = [page]
+        desk.send(Query(1))
+        await desk.until(lambda: desk.venue.counts["looks failed"])
+        desk.send(create(2), Cancel(1))
+        await desk.until_heard("cancel")
+        assert [str(reason)[:5] for _, _, reason in desk.heard("reject")] == ["23000"]
+
+
+@pytest.mark.asyncio
+async def test_the_nonce_is_asked_for_until_the_venue_tells(stand: Stand) -> None:
+    async with desk_at(stand) as desk:
+        await desk.calm(0.1)
+        stand.rest_faults["nextNonce"] = [web.Response(status=502) for _ in range(2)]
+        stand.faults = ["mute"]
+        stand.quiet = True
+        desk.send(create(1))
+        await desk.until_heard("ack")
+        assert desk.venue.counts["nonce not told"] == 2
+
+
+@pytest.mark.asyncio
+async def test_an_order_that_rested_and_left_no_trace_is_told_as_cancelled(stand: Stand) -> None:
+    async with desk_at(stand) as desk:
+        desk.send(create(1))
+        await desk.until_heard("ack")
+        stand.orders.clear()
+        desk.send(Query(1))
+        await desk.until_heard("cancel")
+        assert desk.heard("cancel") == [
+            ("cancel", 1, "not among the venue's orders any more"),
+        ]
+        await desk.until(lambda: [tx for tx in stand.txs if tx["type"] == 15])
+
+
 # ---------------------------------------------------------------- start, reconcile, stop
 
 
@@ -1023,6 +1070,58 @@ async def test_stop_without_a_socket_cancels_by_rest(stand: Stand) -> None:
         await desk.venue.stop(2)
         assert desk.heard("cancel") == [("cancel", 1, "requested")]
         assert desk.venue.counts["left working"] == 0
+
+
+@pytest.mark.asyncio
+async def test_stop_works_without_run(stand: Stand) -> None:
+    async with desk_at(stand) as desk:
+        desk.send(create(1))
+        await desk.until_heard("ack")
+        venue = desk.venue
+    async with desk_at(stand, starts=False, online=False) as other:
+        # Its tasks have been cancelled; a fresh signer and session stand in for the closed ones.
+        venue._signer, venue._rest = other.venue._signer, other.venue._rest
+        venue._lane = other.venue._lane
+        await venue._signer.open()
+        stand.venue = venue
+        await venue.stop(2)
+        assert desk.heard("cancel") == [("cancel", 1, "requested")]
+
+
+@pytest.mark.asyncio
+async def test_two_venues_take_turns_on_one_key(stand: Stand) -> None:
+    async with desk_at(stand) as desk:
+        signer, rest = desk.venue._signer, desk.venue._rest
+        other = Desk(stand, signer, rest, tag=8)
+        both = (desk.venue, other.venue)
+
+        class Socket:
+            def on_frame(self, frame: dict[str, Any]) -> None:
+                for venue in both:
+                    venue.on_frame(frame)
+
+        stand.venue = Socket()
+        await other.venue.start()
+        running = asyncio.create_task(other.venue.run())
+        other.venue.on_connection("connect", "")
+        stand.faults = ["", "mute", "21739", "", "deaf"]
+        for n in range(1, 9):
+            desk.send(create(n))
+            other.send(create(n, SELL))
+            await desk.calm(0.002)
+        for one in (desk, other):
+            await one.until_heard("ack", "reject", count=8)
+        owners = Counter(order["client_order_index"] >> 32 for order in stand.orders.values())
+        assert owners == {7: len(desk.book.working), 8: len(other.book.working)}
+        await other.venue.stop(2)
+        left = Counter(
+            order["client_order_index"] >> 32
+            for order in stand.orders.values()
+            if order["status"] == "open"
+        )
+        assert left == {7: len(desk.book.working)}
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.mark.asyncio

@@ -182,9 +182,7 @@ def test_inputs_are_on_disk_soon_although_nothing_more_comes(
     assert on_disk(one.folder) == 40
     assert read_mark(one.folder) == (40, event(40)[0].ts)
     # What is there opens with plain Polars although it has no end yet.
-    found = pl.read_ipc_stream(
-        io.BytesIO((one.folder / "segments/signal.00001.arrows").read_bytes())
-    )
+    found = pl.read_ipc_stream(one.folder / "segments/signal.00001.arrows")
     assert found.equals(rows("signal", range(1, 41)))
 
 

@@ -1,0 +1,120 @@
+"""The live pipeline end to end, over real sockets: recorded, stopped, replayed to the same bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from marblemaker.live import LiveRun, Mode
+from marblemaker.replay import replay
+from marblemaker.sandboxed import Sandbox, sandboxed
+from marblemaker.settings import Settings, load_settings
+from sandbox.faults import Faults
+from streams.recording import read_manifest
+
+QUICK = (
+    "session.calendar=24/7", "strategy.half_spread_bps=3", "strategy.requote_threshold_bps=2",
+    "orders.in_flight_timeout_secs=1.5", "orders.stop_timeout_secs=6",
+)  # fmt: skip
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def chosen(*overrides: str) -> Settings:
+    return load_settings(overrides=[*QUICK, *overrides])
+
+
+def run_live(
+    sandbox: Sandbox, out: Path, mode: Mode, settings: Settings, secs: float
+) -> tuple[LiveRun, dict[str, Any]]:
+    async def main() -> tuple[LiveRun, dict[str, Any]]:
+        run = LiveRun(settings, out, mode=mode, endpoints=sandbox.endpoints)
+        return run, await run.run(for_secs=secs)
+
+    return asyncio.run(main())
+
+
+def assert_replays_to_the_same(out: Path, digest: str, again: Path) -> None:
+    manifest = read_manifest(out)
+    settings = load_settings(manifest=manifest)
+    repeated = replay(out, settings, again)
+    assert repeated["venue"] == "recorded"
+    assert repeated["digest"] == digest
+    for name in ("decisions", "orders", "fills"):
+        live, replayed = (pl.read_parquet(f / f"{name}.parquet") for f in (out, again))
+        assert live.equals(replayed), name
+
+
+def assert_agrees_with_the_venue(sandbox: Sandbox, run: LiveRun, summary: dict[str, Any]) -> None:
+    assert run.failed is None, run.failed
+    assert summary["left_working"] == []
+    assert sandbox.venue.open_orders(sandbox.account) == []
+    position = sandbox.venue.position(sandbox.account)
+    assert round(float(summary["position"]) * 1e9) == position
+    told = {row["trade_id"] for row in sandbox.venue.fills(sandbox.account)}
+    assert summary["fills"] == len(told)
+
+
+@pytest.mark.parametrize("mode", ["dry", "paper"])
+def test_a_run_without_orders_is_recorded_and_replays_to_the_same(
+    mode: Mode, tmp_path: Path
+) -> None:
+    with sandboxed(speed=60.0) as sandbox:
+        run, summary = run_live(sandbox, tmp_path / "run", mode, chosen(), 3.0)
+    assert run.failed is None
+    assert summary["decisions"]["quote"] > 1
+    assert summary["inputs"]["signal"] > 100
+    assert summary["inputs"]["target"] > 100
+    assert (summary["fills"] > 0) == (mode == "paper")
+    assert sandbox.venue.orders(sandbox.account) == []
+    assert_replays_to_the_same(tmp_path / "run", summary["digest"], tmp_path / "again")
+
+
+def test_a_run_with_orders_fills_agrees_with_the_venue_and_replays_to_the_same(
+    tmp_path: Path,
+) -> None:
+    with sandboxed(speed=60.0, tier="premium") as sandbox:
+        run, summary = run_live(sandbox, tmp_path / "run", "live", chosen(), 5.0)
+        assert_agrees_with_the_venue(sandbox, run, summary)
+        assert summary["fills"] > 0
+        assert sandbox.venue.cancel_all_time(sandbox.account) == 0
+    assert_replays_to_the_same(tmp_path / "run", summary["digest"], tmp_path / "again")
+    assert read_manifest(tmp_path / "run").mode == "live"
+    secrets = (sandbox.endpoints.private_key or "", sandbox.endpoints.databento_key)
+    for path in (tmp_path / "run").rglob("*"):
+        for secret in secrets:
+            assert not path.is_file() or secret.removeprefix("0x").encode() not in path.read_bytes()
+
+
+FAULTS = (
+    "drop", "rst", "stall", "delay", "duplicate", "reorder", "malformed", "gap", "http_429",
+    "http_5xx", "lost_ack", "late_fill", "nonce_rejected", "shutdown", "session_restart",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_run_survives_each_fault_agrees_with_the_venue_and_replays(
+    kind: Any, tmp_path: Path
+) -> None:
+    # Seconds of the market's clock: at sixtyfold speed 30 to 150 are the half to the 2.5th second.
+    faults = Faults.random(len(kind), [kind], 150.0, 2)
+    with sandboxed(speed=60.0, tier="premium", faults=faults) as sandbox:
+        run, summary = run_live(sandbox, tmp_path / "run", "live", chosen(), 4.0)
+        assert_agrees_with_the_venue(sandbox, run, summary)
+    assert_replays_to_the_same(tmp_path / "run", summary["digest"], tmp_path / "again")
+
+
+def test_the_log_has_the_graphs_time_and_the_walls(tmp_path: Path) -> None:
+    with sandboxed(speed=60.0) as sandbox:
+        run_live(sandbox, tmp_path / "run", "record", chosen(), 1.0)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"at", "wall", "level", "from", "text"} <= set(lines[0])
+    assert any("connect" in line["text"] for line in lines)
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest.mode == "record"
+    assert manifest.files["signal"].rows > 0

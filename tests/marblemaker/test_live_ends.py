@@ -1,0 +1,217 @@
+"""How live runs end: by signal, by a crash, by a full disk, by kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from marblemaker.cli import main
+from marblemaker.live import LiveRun
+from marblemaker.replay import replay
+from marblemaker.sandboxed import sandboxed
+from marblemaker.settings import load_settings
+from streams.recording import read_manifest
+from tests.marblemaker.test_live import assert_agrees_with_the_venue, chosen, run_live
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def live(out: Path, *more: str, program: str = "") -> subprocess.Popen[str]:
+    arguments = [
+        "live", "--sandbox", "--mode", "paper", "--speed", "60", "--out", str(out), "--json",
+        "--set", "strategy.half_spread_bps=3", *more,
+    ]  # fmt: skip
+    code = f"import sys\nfrom marblemaker.cli import main\n{program}\nsys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+
+
+def wait_for_inputs(out: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the run has connected and something of it is on disk."""
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline and process.poll() is None:
+        log = out / "log.jsonl"
+        if log.is_file() and "target connect" in log.read_text():
+            time.sleep(1.0)
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"it never connected: {process.communicate()}")
+
+
+@pytest.mark.parametrize("names", [["SIGINT"], ["SIGTERM"], ["SIGINT", "SIGINT"]])
+def test_a_signal_cancels_writes_the_manifest_and_exits_with_130(
+    names: Sequence[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = live(out)
+    wait_for_inputs(out, process)
+    for name in names:
+        process.send_signal(getattr(signal, name))
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    summary = json.loads(stdout)
+    assert summary["why_ended"] == names[0]
+    assert summary["left_working"] == []
+    manifest = read_manifest(out)
+    assert (manifest.mode, manifest.ended) == ("paper", "complete")
+    orders = pl.read_parquet(out / "orders.parquet")
+    assert not orders.filter(status="OPEN").height
+    assert (
+        replay(out, load_settings(manifest=manifest), tmp_path / "again")["digest"]
+        == (summary["digest"])
+    )
+
+
+def test_a_crash_in_the_graph_cancels_everything_and_exits_with_1(tmp_path: Path) -> None:
+    import marblemaker.live as module
+
+    calls = 0
+
+    def failing(parameters: object, **sources: object) -> object:
+        from operators.quoting import quoting
+
+        graph = quoting(parameters, **sources)  # type: ignore[arg-type]
+
+        def crash(decision: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls > 4:
+                raise ZeroDivisionError("planted")
+            return decision
+
+        from reactivex import operators as ops
+
+        return lambda source: graph(source).pipe(ops.map(crash))
+
+    with pytest.MonkeyPatch.context() as patch, sandboxed(speed=60.0, tier="premium") as sandbox:
+        patch.setattr(module, "quoting", failing)
+        run, summary = run_live(sandbox, tmp_path / "run", "live", chosen(), 20.0)
+        assert run.failed is not None
+        assert "planted" in run.failed
+        assert sandbox.venue.open_orders(sandbox.account) == []
+        assert summary["left_working"] == []
+    assert summary["ended"].startswith("failed: the graph failed")
+
+
+def test_a_disk_that_runs_full_stops_the_quoting_and_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # The limit is on the size of each file: the log and the segments stay below it, for a while.
+    program = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+    )
+    process = live(out, "--for", "20", program=program)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "cannot be written" in stderr or "recorder" in stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    arguments = ["live", "--sandbox", "--out", str(tmp_path / "file" / "run"), "--for", "1"]
+    assert main(arguments) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_is_salvaged_and_replays(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = live(out)
+    wait_for_inputs(out, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert main(["doctor", str(out)]) == 0
+    manifest = read_manifest(out)
+    assert manifest.ended.startswith("salvaged")
+    assert manifest.files["signal"].rows > 0
+    repeated = replay(out, load_settings(manifest=manifest), tmp_path / "again")
+    assert repeated["decisions"]["quote"] > 0
+
+
+def test_after_kill_the_dead_mans_switch_leaves_nothing_at_the_venue(tmp_path: Path) -> None:
+    """The run is dropped where it stands; only the venue's clock goes on."""
+    ahead_ns = 0
+
+    def clock() -> int:
+        return time.time_ns() + ahead_ns
+
+    with sandboxed(speed=60.0, tier="premium", clock=clock) as sandbox:
+
+        async def drop() -> None:
+            run = LiveRun(chosen(), tmp_path / "run", mode="live", endpoints=sandbox.endpoints)
+            task = asyncio.ensure_future(run.run(for_secs=60.0))
+            for _ in range(200):
+                await asyncio.sleep(0.05)
+                if sandbox.venue.open_orders(sandbox.account):
+                    break
+            assert sandbox.venue.open_orders(sandbox.account)
+            assert sandbox.venue.cancel_all_time(sandbox.account) > 0
+            # As kill -9 would: no stop, no cancels.
+            for pending in asyncio.all_tasks() - {asyncio.current_task()}:
+                pending.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(drop())
+        assert sandbox.venue.open_orders(sandbox.account)
+        due_ms = sandbox.venue.cancel_all_time(sandbox.account)
+        assert 250_000 < due_ms - time.time_ns() // 10**6 < 320_000
+        ahead_ns = 321 * 10**9
+        deadline = time.monotonic() + 10.0
+        while sandbox.venue.open_orders(sandbox.account) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert sandbox.venue.open_orders(sandbox.account) == []
+
+
+def test_the_consents_for_real_orders_are_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["live", "--mode", "live"]) == 2
+    assert "--live-orders" in capsys.readouterr().err
+    mainnet = ["--set", "lighter.environment=mainnet"]
+    assert main(["live", "--mode", "live", "--live-orders", *mainnet]) == 2
+    assert "--market NVDA-PERP.LIGHTER" in capsys.readouterr().err
+    wrong = ["--market", "BTC-PERP.LIGHTER"]
+    assert main(["live", "--mode", "live", "--live-orders", *mainnet, *wrong]) == 2
+    assert "the settings say" in capsys.readouterr().err
+
+
+def test_a_missing_key_is_named_before_anything_is_opened(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("DATABENTO_", "LIGHTER_")):
+            monkeypatch.delenv(name)
+    assert main(["live"]) == 2
+    assert "DATABENTO_API_KEY is not set" in capsys.readouterr().err
+    monkeypatch.setenv("DATABENTO_API_KEY", "db-canary")
+    assert main(["live", "--mode", "live", "--live-orders"]) == 2
+    told = capsys.readouterr().err
+    assert "LIGHTER_TESTNET_ACCOUNT_INDEX is not set" in told
+    assert "canary" not in told
+
+
+def test_two_runs_are_agreed_with_the_venue_one_after_the_other(tmp_path: Path) -> None:
+    """The second finds the position of the first, and nothing of its orders."""
+    with sandboxed(speed=60.0, tier="premium") as sandbox:
+        first, summary = run_live(sandbox, tmp_path / "one", "live", chosen(), 3.0)
+        assert_agrees_with_the_venue(sandbox, first, summary)
+        second, summary = run_live(sandbox, tmp_path / "two", "live", chosen(), 3.0)
+        assert second.failed is None
+        assert summary["left_working"] == []
+        assert sandbox.venue.open_orders(sandbox.account) == []
+        position = sandbox.venue.position(sandbox.account)
+        assert round(float(summary["position"]) * 1e9) == position
