@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -37,17 +37,19 @@ from sinks.journal import Journal
 from sinks.lighter_rest import LighterRest, MarketDetails
 from sinks.lighter_signer import Signer
 from sinks.order_sink import OrderSink
+from sinks.orders import ADOPTED
 from sinks.quote_view import quote_view
 from sinks.recorder import Recorder
-from sinks.simulated import SimulatedVenue
+from sinks.simulated import SilentVenue, SimulatedVenue
+from sinks.venue import Command, Venue
 from streams.clock import Clock, no_thread_timers
 from streams.databento import DatabentoFeed
 from streams.events import AccountEvent, Decision, Quote, Status
 from streams.feed import Emit, Feed
 from streams.instrument import format_units
 from streams.lighter import LighterFeed, LighterSocket, Pace
-from streams.pump import ACCOUNT, SIGNAL, STATUS, TARGET, TRADE, Event, Market, Pump
-from streams.recording import FILES, FileEntry, Manifest
+from streams.pump import ACCOUNT, SIGNAL, STATUS, TARGET, TRADE, Event, Inputs, Market, Pump
+from streams.recording import FILES, FileEntry, Manifest, Recording
 
 __all__ = ["Endpoints", "LiveError", "LiveRun", "Mode", "endpoints_of"]
 
@@ -146,8 +148,13 @@ class LiveRun:
         endpoints: Endpoints,
         on_status: Callable[[Standing], None] = lambda standing: None,
         status_secs: float = 1.0,
+        resume: Path | None = None,
     ) -> None:
-        """Name the parts; nothing is opened before ``run``."""
+        """Name the parts; nothing is opened before ``run``.
+
+        ``resume``: an earlier run whose inputs are gone through first, so that baselines, orders
+        and position stand where it ended. They are recorded again: the new run holds all of it.
+        """
         self.settings = settings
         self.folder = out
         self.mode: Mode = mode
@@ -170,6 +177,12 @@ class LiveRun:
         self._journal: Journal | None = None
         self._lag_ns = 0
         self._pace = Pace()
+        self._boundary: Boundary
+        self._real: Venue
+        self._closing: list[Callable[[], Awaitable[None]]] = []
+        self._held: list[tuple[int, Sequence[Any]]] | None = None
+        """What the venue says before an earlier run was gone through; ``None``: nothing waits."""
+        self._resume = None if resume is None else Recording.open(resume)
 
     # ------------------------------------------------------------ the run
 
@@ -191,9 +204,27 @@ class LiveRun:
         finally:
             await rest.close()
         self.settings = _with_market(self.settings, details)
+        try:
+            return await self._run(loop, details, for_secs)
+        finally:
+            await self._close()
+            # Only now: a second signal shall not interrupt what writes the manifest.
+            for name in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                    loop.remove_signal_handler(name)
+
+    async def _run(
+        self, loop: asyncio.AbstractEventLoop, details: MarketDetails, for_secs: float | None
+    ) -> dict[str, Any]:
+        self._held = []
+        real: Venue | None = None
+        position: int | None = None
+        if self.mode == "live":
+            real, position = await self._open_lighter(details)
         started = now_ns()
+        first_ts = started if self._resume is None else self._resume.manifest.first_ts or started
         manifest = self._manifest({}, "running")
-        span = FileEntry(rows=0, sha256="", first_ts=started, last_ts=started + _SPAN_NS)
+        span = FileEntry(rows=0, sha256="", first_ts=first_ts, last_ts=started + _SPAN_NS)
         recorder = self._recorder = Recorder(
             self.folder, _names(self.settings), on_failure=self._threadsafe_fail(loop)
         )
@@ -202,12 +233,11 @@ class LiveRun:
             _log.info("%s run of %s starts", self.mode, self.settings.target.instrument)
             self._journal = Journal(self.folder, account=False)
             market = Market(len(self.settings.signal_instruments))
-            self._clock = clock = Clock(started)
-            await self._open_venue(loop, clock, market, details, recorder, span)
-            try:
-                await self._stream(loop, details, for_secs)
-            finally:
-                await self._close()
+            self._clock = clock = Clock(first_ts)
+            self._build(clock, market, recorder, span, real)
+            self._catch_up(details, position)
+            await self._stream(loop, details, for_secs)
+            await self._close()
         return self._finish(manifest)
 
     async def _market(self, rest: LighterRest) -> MarketDetails:
@@ -223,15 +253,15 @@ class LiveRun:
     async def _no_token(self) -> str:
         raise LiveError("a call about the account was made without an account")
 
-    async def _open_venue(
+    def _build(
         self,
-        loop: asyncio.AbstractEventLoop,
         clock: Clock,
         market: Market,
-        details: MarketDetails,
         recorder: Recorder,
         span: FileEntry,
+        real: Venue | None,
     ) -> None:
+        """Wire pump, graph and sink; ``real`` is the venue where it is no simulated one."""
         settings, journal = self.settings, self._journal
         assert journal is not None
         names = {kind: name for name, kind in FILES.items()}
@@ -254,14 +284,11 @@ class LiveRun:
         venues = () if simulated is None else (simulated,)
         self._pump = pump = Pump(clock, *venues, markets=[market])
         pump.record = record
-        self._boundary = boundary = Boundary(pump, on_delivered=self._after_delivery)
+        self._boundary = Boundary(pump, on_delivered=self._after_delivery)
         if self.mode == "record":
             return
-        venue: Any = simulated
-        position = 0
-        if simulated is None:
-            venue, position = await self._open_lighter(details)
-            settings = self.settings
+        self._real = cast(Venue, simulated if real is None else real)
+        venue = self._venue = _Behind(SilentVenue() if self._resume is not None else self._real)
         expire = settings.strategy.expire_time_secs
         self._sink = sink = OrderSink(
             venue,
@@ -269,7 +296,6 @@ class LiveRun:
             expire_ns=None if expire is None else round(expire * _NS),
             replace=replace_policy_of(settings),
             flatten=settings.flatten_on_stop,
-            position=position,
             clock=clock,
             in_flight_ns=round(settings.orders.in_flight_timeout_secs * _NS),
             stop_ns=round(settings.orders.stop_timeout_secs * _NS),
@@ -277,10 +303,11 @@ class LiveRun:
             on_order=journal.order,
             on_fill=journal.fill,
             on_decision=self._on_decision,
+            on_adopted=journal.ledger.adopt,
         )
         parameters = parameters_of(settings, Manifest(files={"span": span}))
         graph = quoting(
-            replace(parameters, position=position),
+            parameters,
             target=market.target,
             orders=market.orders,
             status=market.status,
@@ -294,6 +321,33 @@ class LiveRun:
         if self._budget is not None:
             market.orders.subscribe(Observer(self._budget.listener()))
 
+    def _catch_up(self, details: MarketDetails, position: int | None) -> None:
+        """Go through the run that is resumed, then take what the venue has said meanwhile."""
+        if self._resume is not None and self._sink is not None:
+            self._go_through(self._resume)
+            self._venue.now = self._real
+        held, self._held = self._held or [], None
+        if self._resume is not None and self._sink is not None:
+            # What became of the orders since is not known: the sink asks for each.
+            for kind in ("disconnect", "connect"):
+                self._deliver(ACCOUNT, [_account(kind, "resumed")])
+        for kind_, events in held:
+            self._deliver(kind_, events)
+        if position is not None:
+            px = details.last_trade_px
+            self._deliver(ACCOUNT, [_account("position", ADOPTED, qty=position, px=px)])
+
+    def _go_through(self, recording: Recording) -> None:
+        """Deliver an earlier run's inputs, all but its stop."""
+        inputs = recording.inputs(self.settings.target_instrument, recorded=True)
+        for batch, _ in inputs:
+            stops = [getattr(event, "kind", "") == "stop" for event in batch.events]
+            if any(stops):
+                batch = _without_stop(batch)
+            batch.seq = None
+            self._pump.run(batch)
+            self._boundary.inputs += len(batch.kind)
+
     async def _open_lighter(self, details: MarketDetails) -> tuple[Any, int]:
         """The real venue, reconciled; and the position that it holds for us."""
         from sinks.lighter import LighterVenue
@@ -306,12 +360,14 @@ class LiveRun:
             url=e.rest_url, account_index=e.account_index, api_key_index=e.api_key_index,
             private_key=e.private_key, now_ns=now_ns, chain_id=e.chain_id,
         )  # fmt: skip
+        self._closing.append(signer.close)
         await signer.open()
         token = [await signer.token()]
         rest = LighterRest(
             e.rest_url, account_index=e.account_index, api_key_index=e.api_key_index,
             token=signer.token,
         )  # fmt: skip
+        self._closing.append(rest.close)
         a = e.account_index
         socket = LighterSocket(
             e.ws_url,
@@ -345,12 +401,7 @@ class LiveRun:
         self.settings = _with_account(self.settings, found.limits.tier)
         self._start(venue.run(), "order venue")
 
-        async def stop(within: float) -> None:
-            await venue.stop(within)
-            await rest.close()
-            await signer.close()
-
-        self._venue_stop = stop
+        self._venue_stop = venue.stop
         _log.info("reconciled: %s", found)
         return venue, found.position
 
@@ -399,6 +450,9 @@ class LiveRun:
         return record
 
     def _deliver(self, kind: int, events: Sequence[Any]) -> None:
+        if self._held is not None:
+            self._held.append((kind, events))
+            return
         if self.failed is not None and kind != ACCOUNT:
             return
         try:
@@ -483,14 +537,16 @@ class LiveRun:
             await self._venue_stop(within)
 
     async def _close(self) -> None:
-        for task in self._tasks:
+        """Let go of everything that is open; a second time there is nothing left to do."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._boundary.close()
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.remove_signal_handler(name)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        closing, self._closing = self._closing, []
+        for close in reversed(closing):
+            await close()
+        if hasattr(self, "_boundary"):
+            self._boundary.close()
 
     def _start(self, work: Awaitable[Any], name: str) -> None:
         async def guarded() -> None:
@@ -613,6 +669,42 @@ class LiveRun:
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         self._recorder.finish(manifest)
         return summary
+
+
+class _Behind:
+    """A venue behind which another can take its place."""
+
+    def __init__(self, now: Venue) -> None:
+        self.now = now
+
+    def submit(self, ts: int, commands: Sequence[Command]) -> None:
+        self.now.submit(ts, commands)
+
+
+def _account(kind: str, reason: str, **fields: Any) -> AccountEvent:
+    return AccountEvent(seq=0, ts=0, kind=kind, reason=reason, **fields)  # type: ignore[arg-type]
+
+
+def _without_stop(batch: Inputs) -> Inputs:
+    """A batch of a recording less the operator's stop: what is resumed has not stopped."""
+    keep: list[int] = []
+    events = iter(batch.events)
+    kept_events: list[Event] = []
+    for row, kind in enumerate(batch.kind):
+        if kind in (ACCOUNT, STATUS, TRADE):
+            event = next(events)
+            if isinstance(event, AccountEvent) and event.kind == "stop":
+                continue
+            kept_events.append(event)
+        keep.append(row)
+    columns = (
+        batch.kind, batch.ts, batch.ts_event, batch.bid_px, batch.ask_px, batch.bid_sz,
+        batch.ask_sz, batch.flags,
+    )  # fmt: skip
+    kept: list[Any] = [[column[row] for row in keep] for column in columns]
+    without = Inputs(*kept)
+    without.events = kept_events
+    return without
 
 
 def _age(now: int, then: int) -> float | None:

@@ -41,6 +41,12 @@ def add_live_commands(commands: Any, command: Callable[..., argparse.ArgumentPar
         "--live-orders", action="store_true", help="the second consent to send real orders"
     )
     live.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go through an earlier run first: baselines, orders and position as it left them",
+    )
+    live.add_argument(
         "--market", metavar="NAME", help="name the market on mainnet instead of being asked"
     )
     record = command(commands, "record", _record, "record the feeds, and do nothing else")
@@ -77,6 +83,7 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
 
 def _record(arguments: argparse.Namespace, console: Console) -> int:
     arguments.mode, arguments.live_orders, arguments.market = "record", False, None
+    arguments.resume = None
     return _live(arguments, console)
 
 
@@ -119,8 +126,9 @@ def _run(
 
     async def main() -> tuple[LiveRun, dict[str, Any]]:
         run = LiveRun(
-            settings, out, mode=mode, endpoints=endpoints, on_status=on_status, status_secs=secs
-        )
+            settings, out, mode=mode, endpoints=endpoints, on_status=on_status, status_secs=secs,
+            resume=arguments.resume,
+        )  # fmt: skip
         return run, await run.run(for_secs=arguments.for_secs)
 
     try:

@@ -362,6 +362,7 @@ class _Run:
             on_order=journal.order,
             on_fill=journal.fill,
             on_decision=journal.decision,
+            on_adopted=journal.ledger.adopt,
         )
         graph = quoting(
             parameters_of(settings, market.recording.manifest),

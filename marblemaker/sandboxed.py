@@ -55,8 +55,8 @@ def sandboxed(
 
     ``recording`` is the bundled session when not given; it starts with its first cash session, or
     its first quote where there is none. ``speed`` in recorded seconds a second. ``faults`` happen
-    at both. Each ends by itself after ``max_seconds``. ``clock`` is the venue's (ns since 1970), for
-    tests of what takes it minutes.
+    at both. Each ends by itself after ``max_seconds``. ``clock`` is the venue's (ns since 1970),
+    for tests of what takes it minutes.
     """
     from lighter.signer_client import create_api_key
 

@@ -13,7 +13,7 @@ import polars as pl
 from msgspec.structs import astuple
 
 from sinks.orders import FINAL_STATES, REMEMBERED, STATUS, Order
-from streams.events import SIDE_NAMES, AccountEvent, Decision
+from streams.events import SIDE_NAMES, AccountEvent, Decision, OrderUpdate
 from streams.instrument import marked_pnl
 from streams.recording import ACCOUNT_SCHEMA, FileEntry, FrameWriter
 
@@ -133,6 +133,13 @@ class Ledger:
             self.sold += qty
         self.max_long = max(self.max_long, self.position)
         self.max_short = min(self.max_short, self.position)
+
+    def adopt(self, update: OrderUpdate) -> None:
+        """Take over a position at its worth: neither a fill nor a profit."""
+        px = update.fill_px or 0
+        self.position += update.side * update.filled
+        self.cash -= update.side * px * update.filled
+        self.cost += update.side * px * update.filled
 
     def unrealised(self, mark: int | None) -> int:
         """Profit of the open position at ``mark`` against its cost, 1e-18; 0 without a mark."""

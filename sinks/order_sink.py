@@ -8,6 +8,7 @@ from reactivex import abc
 from reactivex.disposable import Disposable
 
 from sinks.orders import (
+    ADOPTED,
     IN_FLIGHT,
     OPEN,
     PENDING_CANCEL,
@@ -61,6 +62,7 @@ class OrderSink(abc.ObserverBase[Decision]):
         on_order: Callable[[Order], None],
         on_fill: Callable[[Order, AccountEvent], None],
         on_decision: Callable[[Decision], None],
+        on_adopted: Callable[[OrderUpdate], None] = lambda update: None,
     ) -> None:
         """Wire the sink.
 
@@ -107,6 +109,7 @@ class OrderSink(abc.ObserverBase[Decision]):
         self._on_order = on_order
         self._on_fill = on_fill
         self._on_decision = on_decision
+        self._on_adopted = on_adopted
 
     # ------------------------------------------------------------ what is wanted
 
@@ -150,6 +153,12 @@ class OrderSink(abc.ObserverBase[Decision]):
         """Take an answer of the venue, and send what it makes room for."""
         if event.kind == "stop":
             self.stop(event.ts)
+            return
+        if event.kind == "position" and event.reason == ADOPTED:
+            update = self.orders.adopt(event.ts, event.qty or 0, event.px)
+            if update is not None:
+                self._notify(update)
+                self._on_adopted(update)
             return
         if event.kind == "position":
             if event.qty != self.orders.position:

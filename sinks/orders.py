@@ -19,6 +19,7 @@ from msgspec import Struct
 from streams.events import BUY, SELL, AccountEvent, OrderUpdate
 
 __all__ = [
+    "ADOPTED",
     "FINAL_STATES",
     "IN_FLIGHT",
     "OPEN",
@@ -60,6 +61,9 @@ STATUS: Final = {
 
 QUERIED: Final = "queried"
 """Reason of what the venue says because it was asked (``sinks.venue.Query``)."""
+
+ADOPTED: Final = "adopted"
+"""Reason of a position that is taken over as it is: at a start, and after a restart."""
 
 REMEMBERED: Final = 100_000
 """Finished orders kept for late answers; older ones are forgotten, so that memory is bounded."""
@@ -147,6 +151,17 @@ class Orders:
     def find(self, n: int) -> Order:
         """An order by its number, working or finished."""
         return self.working[n] if n in self.working else self._finished[n]
+
+    def adopt(self, ts: int, position: int, px: int | None) -> OrderUpdate | None:
+        """Take over a position that did not come from our orders; ``px`` is what it is worth."""
+        change = position - self.position
+        if not change:
+            return None
+        self.position = position
+        side = BUY if change > 0 else SELL
+        return OrderUpdate(
+            ts=ts, n=0, side=side, state=FILLED, leaves=0, filled=abs(change), fill_px=px or 0
+        )
 
     def create(self, ts: int, side: int, px: int | None, qty: int) -> tuple[Order, OrderUpdate]:
         """Enter a new order, in flight from this moment."""

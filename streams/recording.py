@@ -914,7 +914,7 @@ def _column(frame: pl.DataFrame, name: str) -> Sequence[Any]:
     if nulls == height:
         return _Constant(None, height)
     if name == "flags" and series.min() == series.max():
-        return _Constant(series[0], height)
+        return _Constant(series.min(), height)  # the first row may be no quote and have none
     # By way of numpy, which is faster than to_list and as exact; the few nulls are put back.
     values: list[Any] = series.fill_null(0).to_numpy().tolist()
     if nulls:

@@ -16,16 +16,26 @@ import polars as pl
 import pytest
 
 from marblemaker.cli import main
-from marblemaker.live import LiveRun
+from marblemaker.live import LiveRun, Mode
 from marblemaker.replay import replay
 from marblemaker.sandboxed import sandboxed
 from marblemaker.settings import load_settings
 from streams.recording import read_manifest
-from tests.marblemaker.test_live import assert_agrees_with_the_venue, chosen, run_live
+from tests.marblemaker.test_live import (
+    assert_agrees_with_the_venue,
+    assert_replays_to_the_same,
+    chosen,
+    run_live,
+)
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# Runs that are dropped where they stand, as kill -9 would, leave their sockets open.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def live(out: Path, *more: str, program: str = "") -> subprocess.Popen[str]:
@@ -204,14 +214,59 @@ def test_a_missing_key_is_named_before_anything_is_opened(
     assert "canary" not in told
 
 
-def test_two_runs_are_agreed_with_the_venue_one_after_the_other(tmp_path: Path) -> None:
-    """The second finds the position of the first, and nothing of its orders."""
+def test_a_second_run_takes_over_the_position_and_replays_to_the_same(tmp_path: Path) -> None:
     with sandboxed(speed=60.0, tier="premium") as sandbox:
-        first, summary = run_live(sandbox, tmp_path / "one", "live", chosen(), 3.0)
+        first, summary = run_live(sandbox, tmp_path / "one", "live", chosen(), 4.0)
         assert_agrees_with_the_venue(sandbox, first, summary)
-        second, summary = run_live(sandbox, tmp_path / "two", "live", chosen(), 3.0)
+        second, summary = run_live(sandbox, tmp_path / "two", "live", chosen(), 4.0)
         assert second.failed is None
         assert summary["left_working"] == []
         assert sandbox.venue.open_orders(sandbox.account) == []
         position = sandbox.venue.position(sandbox.account)
         assert round(float(summary["position"]) * 1e9) == position
+    assert_replays_to_the_same(tmp_path / "two", summary["digest"], tmp_path / "again")
+
+
+@pytest.mark.parametrize("mode", ["paper", "live"])
+def test_a_resumed_run_goes_on_where_the_killed_one_stood(mode: Mode, tmp_path: Path) -> None:
+    with sandboxed(speed=60.0, tier="premium") as sandbox:
+
+        async def drop() -> None:
+            run = LiveRun(chosen(), tmp_path / "one", mode=mode, endpoints=sandbox.endpoints)
+            task = asyncio.ensure_future(run.run(for_secs=60.0))
+            while run.decisions < 8 and not task.done():
+                await asyncio.sleep(0.05)
+            for pending in asyncio.all_tasks() - {asyncio.current_task()}:
+                pending.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert run._recorder is not None
+            run._recorder.abandon()
+
+        asyncio.run(drop())
+        assert main(["doctor", str(tmp_path / "one")]) == 0
+
+        async def resume() -> tuple[LiveRun, dict[str, object]]:
+            run = LiveRun(
+                chosen(), tmp_path / "two", mode=mode, endpoints=sandbox.endpoints,
+                resume=tmp_path / "one",
+            )  # fmt: skip
+            return run, await run.run(for_secs=4.0)
+
+        run, summary = asyncio.run(resume())
+        assert run.failed is None, run.failed
+        assert summary["left_working"] == []
+        if mode == "live":
+            assert sandbox.venue.open_orders(sandbox.account) == []
+            position = sandbox.venue.position(sandbox.account)
+            assert round(float(str(summary["position"])) * 1e9) == position
+    killed = replay(
+        tmp_path / "one", load_settings(manifest=read_manifest(tmp_path / "one")), tmp_path / "r"
+    )
+    before = pl.read_parquet(tmp_path / "r" / "decisions.parquet")
+    after = pl.read_parquet(tmp_path / "two" / "decisions.parquet")
+    assert killed["decisions"]["quote"] > 1
+    assert after.height > before.height
+    assert after.head(before.height).equals(before)
+    # The baseline is the one of the first run's first signal.
+    assert after["baseline"].drop_nulls().n_unique() == 1
+    assert_replays_to_the_same(tmp_path / "two", str(summary["digest"]), tmp_path / "again")
