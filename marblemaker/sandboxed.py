@@ -81,7 +81,7 @@ def sandboxed(
         accounts={_ACCOUNT: {_API_KEY_INDEX: public}},
         tier=tier,
         playback=playback,
-        faults=faults,
+        faults=Faults(faults.faults),  # a fault is taken once by each of the two
         seed=seed,
         clock=clock,
     )

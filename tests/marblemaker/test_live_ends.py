@@ -18,7 +18,7 @@ import pytest
 from marblemaker.cli import main
 from marblemaker.live import LiveRun, Mode
 from marblemaker.replay import replay
-from marblemaker.sandboxed import sandboxed
+from marblemaker.sandboxed import Sandbox, sandboxed
 from marblemaker.settings import load_settings
 from streams.recording import read_manifest
 from tests.marblemaker.test_live import (
@@ -154,38 +154,76 @@ def test_a_run_that_was_killed_is_salvaged_and_replays(tmp_path: Path) -> None:
     assert repeated["decisions"]["quote"] > 0
 
 
-def test_after_kill_the_dead_mans_switch_leaves_nothing_at_the_venue(tmp_path: Path) -> None:
-    """The run is dropped where it stands; only the venue's clock goes on."""
+def connected_to(sandbox: Sandbox, out: Path) -> subprocess.Popen[str]:
+    """`marble live` as a user runs it: keys in the environment, the venue's address in settings."""
+    e = sandbox.endpoints
+    told = [
+        f"databento.gateway={e.gateway}", f"lighter.rest_url={e.rest_url}",
+        f"lighter.ws_url={e.ws_url}", "session.calendar=24/7", "strategy.half_spread_bps=3",
+    ]  # fmt: skip
+    arguments = ["live", "--mode", "live", "--live-orders", "--out", str(out), "--json"]
+    for setting in told:
+        arguments += ["--set", setting]
+    secrets = {
+        "DATABENTO_API_KEY": e.databento_key,
+        "LIGHTER_TESTNET_ACCOUNT_INDEX": str(e.account_index),
+        "LIGHTER_TESTNET_API_KEY_INDEX": str(e.api_key_index),
+        "LIGHTER_TESTNET_API_SECRET": e.private_key or "",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "marblemaker.cli", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | secrets,
+    )  # fmt: skip
+
+
+def wait_for_orders(sandbox: Sandbox, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline and process.poll() is None:
+        if sandbox.venue.open_orders(sandbox.account):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no order came: {process.communicate()}")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_no_order_is_left_at_the_venue_after_a_signal(name: str, tmp_path: Path) -> None:
+    with sandboxed(speed=60.0, tier="premium") as sandbox:
+        process = connected_to(sandbox, tmp_path / "run")
+        wait_for_orders(sandbox, process)
+        process.send_signal(getattr(signal, name))
+        stdout, stderr = process.communicate(timeout=30)
+        assert process.returncode == 130, stderr
+        assert sandbox.venue.open_orders(sandbox.account) == []
+        assert sandbox.venue.cancel_all_time(sandbox.account) == 0
+        summary = json.loads(stdout)
+        position = sandbox.venue.position(sandbox.account)
+        assert round(float(summary["position"]) * 1e9) == position
+    secret = (sandbox.endpoints.private_key or "").removeprefix("0x")
+    assert secret not in stdout + stderr
+
+
+def test_no_order_is_left_at_the_venue_after_kill_9_once_its_switch_is_due(tmp_path: Path) -> None:
     ahead_ns = 0
 
     def clock() -> int:
         return time.time_ns() + ahead_ns
 
     with sandboxed(speed=60.0, tier="premium", clock=clock) as sandbox:
-
-        async def drop() -> None:
-            run = LiveRun(chosen(), tmp_path / "run", mode="live", endpoints=sandbox.endpoints)
-            task = asyncio.ensure_future(run.run(for_secs=60.0))
-            for _ in range(200):
-                await asyncio.sleep(0.05)
-                if sandbox.venue.open_orders(sandbox.account):
-                    break
-            assert sandbox.venue.open_orders(sandbox.account)
-            assert sandbox.venue.cancel_all_time(sandbox.account) > 0
-            # As kill -9 would: no stop, no cancels.
-            for pending in asyncio.all_tasks() - {asyncio.current_task()}:
-                pending.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        asyncio.run(drop())
-        assert sandbox.venue.open_orders(sandbox.account)
-        due_ms = sandbox.venue.cancel_all_time(sandbox.account)
-        assert 250_000 < due_ms - time.time_ns() // 10**6 < 320_000
+        process = connected_to(sandbox, tmp_path / "run")
+        wait_for_orders(sandbox, process)
+        time.sleep(0.5)
+        process.kill()
+        process.communicate(timeout=10)
+        assert sandbox.venue.cancel_all_time(sandbox.account) > 0
         ahead_ns = 321 * 10**9
         deadline = time.monotonic() + 10.0
         while sandbox.venue.open_orders(sandbox.account) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert sandbox.venue.open_orders(sandbox.account) == []
+    assert main(["doctor", str(tmp_path / "run")]) == 0
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest.ended.startswith("salvaged")
 
 
 def test_the_consents_for_real_orders_are_two(capsys: pytest.CaptureFixture[str]) -> None:
