@@ -13,6 +13,7 @@ from sandbox.databento_gateway import DatabentoGateway
 from sandbox.faults import Faults
 from sandbox.lighter_venue import LighterVenue
 from sandbox.playback import Playback
+from sinks.lighter_signer import vendor_sdk
 from streams.instrument import format_units
 from streams.recording import Recording
 
@@ -58,14 +59,12 @@ def sandboxed(
     at both. Each ends by itself after ``max_seconds``. ``clock`` is the venue's (ns since 1970),
     for tests of what takes it minutes.
     """
-    from lighter.signer_client import create_api_key
-
     folder = BUNDLED if recording is None else recording
     manifest = Recording.open(folder).manifest
     signal, target = manifest.instruments.get("signal"), manifest.instruments.get("target")
     first, last = manifest.first_ts or 0, manifest.last_ts or 0
     playback = Playback(next(iter(opens_ns(first, last)), first), speed)
-    private, public, error = create_api_key()  # type: ignore[no-untyped-call]
+    private, public, error = vendor_sdk().create_api_key()
     assert error is None, "the vendor's library could not make a key"
     faults = Faults.none() if faults is None else faults
     gateway = DatabentoGateway(

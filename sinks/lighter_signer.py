@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ __all__ = [
     "Signer",
     "SigningError",
     "refusal",
+    "vendor_sdk",
 ]
 
 # Transaction types and their constants: lighter-sdk 1.1.8.
@@ -211,6 +213,18 @@ class Lane:
         self.next = self.synced = nonce
 
 
+def vendor_sdk() -> Any:
+    """The vendor's SDK, imported without what the import does to the process; it takes seconds."""
+    limit = sys.getrecursionlimit()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it imports a deprecated part of websockets
+            return importlib.import_module("lighter")
+    finally:
+        # A package behind it raises the limit so far that deep recursion would end the process.
+        sys.setrecursionlimit(limit)
+
+
 class Signer:
     """Signs for one API key of one account, on a thread of its own.
 
@@ -316,10 +330,7 @@ class Signer:
     # ------------------------------------------------------------ on the signing thread
 
     def _open(self) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the SDK imports a deprecated part of websockets
-            lighter: Any = importlib.import_module("lighter")
-
+        lighter = vendor_sdk()
         keys = self._keys()
 
         async def make() -> Any:

@@ -60,6 +60,9 @@ _GREETING_SECS: Final = 10.0
 _CLOSE_SECS: Final = 1.0
 # A snapshot of 1,500 orders is above a megabyte, which is the library's limit.
 _MAX_BYTES: Final = 64 << 20
+_MOST_NESTED: Final = 4_000
+"""Far above any frame of the venue. Decoders recurse, and deep enough that ends the process where
+somebody has raised Python's limit, as a package behind the vendor's SDK does on import."""
 _MAX_RETRY_SECS: Final = 60.0
 _MINUTE: Final = 60.0
 _REMEMBERED_TRADES: Final = 10_000
@@ -387,6 +390,8 @@ class LighterSocket:
         if self._on_raw is not None:
             self._on_raw(raw)
         try:
+            if _nested(raw) > _MOST_NESTED:
+                raise msgspec.DecodeError("nested beyond everything the venue sends")
             frame = self._decode(raw)
             if not isinstance(frame, dict):
                 raise msgspec.DecodeError(f"an object is expected, was {type(frame).__name__}")
@@ -588,6 +593,11 @@ class LighterSocket:
             return RENEW_BLIND_SECS
         life = expiry - unix
         return max(life - RENEW_AHEAD_SECS, life / 2)
+
+
+def _nested(raw: bytes) -> int:
+    """An upper bound of how deep a frame is nested: the lists in it, and objects as values."""
+    return raw.count(b"[") + raw.count(b":{") + raw.count(b": {")
 
 
 def _inbound(channel: str) -> str:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -215,3 +217,11 @@ async def test_a_refused_nonce_is_next_again_unless_more_were_sent() -> None:
     assert not waiting.done()
     lane.settle([8, 9])
     await waiting
+
+
+def test_the_vendors_sdk_leaves_the_recursion_limit_as_it_was() -> None:
+    code = (
+        "import sys\nfrom sinks.lighter_signer import vendor_sdk\nbefore = sys.getrecursionlimit()\n"
+        "vendor_sdk()\nsys.exit(sys.getrecursionlimit() != before)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -280,6 +282,20 @@ async def test_what_is_no_message_is_counted_and_changes_nothing(bad: str | byte
         assert here.socket.counts["malformed"] == 1
         assert here.socket.counts["unknown"] == 3
         assert len(there.lines) == 1
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"a":' * 100_000, '{"a": ' * 100_000])
+def test_a_frame_nested_without_end_is_no_message_whatever_the_recursion_limit(deep: str) -> None:
+    """In a process of its own: what is tried here is whether it ends."""
+    code = (
+        "import sys\nsys.setrecursionlimit(100_000)\nfrom streams.lighter import LighterSocket\n"
+        "socket = LighterSocket('ws://127.0.0.1/', channels=[], on_frame=print, "
+        "on_status=print)\n"
+        "assert socket._parsed(sys.stdin.buffer.read()) is None\n"
+        "sys.exit(socket.counts['malformed'] != 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=deep.encode(), check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.asyncio
