@@ -149,11 +149,24 @@ def parser() -> argparse.ArgumentParser:
     kill.add_argument("--release", action="store_true", help="remove the file: quote again")
     _settings_options(kill)
 
-    bench = _command(commands, "bench", _bench, "measure replay speed on a generated session")
+    bench = _command(
+        commands, "bench", _bench, "measure replay speed, or the latency of the live pipeline"
+    )
+    bench.add_argument(
+        "what",
+        nargs="?",
+        choices=("replay", "live"),
+        default="replay",
+        help="replay: speed on a generated session (default); live: from the socket to the "
+        "decision and from there to the wire, against stand-ins of the venues",
+    )
     bench.add_argument("--quotes", type=int, default=2_000_000, help="quotes in the session")
     bench.add_argument("--runs", type=int, default=5, help="how often each measurement is taken")
     bench.add_argument(
         "--guards", action="store_true", help="measure what each guard costs an event instead"
+    )
+    bench.add_argument(
+        "--secs", type=float, default=10.0, help="live: seconds at each rate of quotes"
     )
 
     doctor = _command(
@@ -407,12 +420,30 @@ def _report_import(console: Console, result: Any) -> int:
 
 
 def _bench(arguments: argparse.Namespace, console: Console) -> int:
+    if arguments.what == "live":
+        return _bench_live(arguments, console)
     from marblemaker.bench import bench, bench_guards
 
     if arguments.quotes < 1 or arguments.runs < 1:
         raise SettingsError("--quotes and --runs must be at least 1")
     measure = bench_guards if arguments.guards else bench
     result, lines = measure(arguments.quotes, arguments.runs, console)
+    console.result(result, lines)
+    return DONE
+
+
+def _bench_live(arguments: argparse.Namespace, console: Console) -> int:
+    from marblemaker.bench_live import bench_live
+    from marblemaker.live import LiveError
+
+    if not 1.0 <= arguments.secs <= 3_000.0:
+        raise SettingsError("--secs must be between 1 and 3000")
+    if arguments.guards:
+        raise SettingsError("--guards is of the replay; leave it out with live")
+    try:
+        result, lines = bench_live(arguments.secs, console)
+    except LiveError as error:
+        raise _Failure(str(error)) from error
     console.result(result, lines)
     return DONE
 

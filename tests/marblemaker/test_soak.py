@@ -6,7 +6,7 @@ import asyncio
 import os
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +52,8 @@ class Footprint(Struct, frozen=True):
 def footprint() -> Footprint:
     return Footprint(
         tasks=len(asyncio.all_tasks()),
-        threads=threading.active_count(),
+        # The loop's pool grows with use, up to a bound of its own.
+        threads=sum(not each.name.startswith("asyncio_") for each in threading.enumerate()),
         fds=open_fds(),
         rss=int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         if _STATM.exists()
@@ -65,7 +66,7 @@ def open_fds() -> int:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reconnect within a third of a second and let the venue allow as many requests as that needs.
 
     With the backoff and the limits of a real run most of a soak would be spent waiting.
@@ -75,11 +76,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("streams.lighter.Backoff", quick)
     of_tier = LighterLimits.of_tier
     monkeypatch.setattr(LighterLimits, "of_tier", lambda tier: of_tier(tier).without_rates())
-    yield
 
 
 class Soak:
-    """Cuts the connections of a run by turns with FIN and RST, and takes a footprint before each."""
+    """Cuts a run's connections by turns with RST and FIN, and takes a footprint before each."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.footprints: list[Footprint] = []
@@ -108,7 +108,7 @@ class Soak:
 
         # Each may be one higher or lower while something is on its way; a leak grows with the cuts.
         assert median(late, lambda f: f.tasks) <= median(early, lambda f: f.tasks) + 2
-        assert median(late, lambda f: f.threads) <= median(early, lambda f: f.threads) + 1
+        assert median(late, lambda f: f.threads) <= median(early, lambda f: f.threads)
         assert median(late, lambda f: f.fds) <= median(early, lambda f: f.fds) + 2
         assert median(late, lambda f: f.rss) - median(early, lambda f: f.rss) < RSS_BOUND
 
@@ -159,8 +159,6 @@ def test_a_run_that_is_cut_off_every_two_seconds_leaks_nothing_and_agrees_and_re
     with sandboxed(speed=speed, tier="premium", max_seconds=secs + 120.0) as sandbox:
         run, summary, soaked = asyncio.run(main())
         assert_agrees_with_the_venue(sandbox, run, summary)
-    for each in (soaked.footprints[0], *soaked.footprints[-1:]):
-        print(each)
     soaked.assert_nothing_grew()
     assert summary["fills"] > 0
     assert_cut(tmp_path / "run", soaked.cuts)

@@ -221,7 +221,8 @@ async def test_a_refused_nonce_is_next_again_unless_more_were_sent() -> None:
 
 def test_the_vendors_sdk_leaves_the_recursion_limit_as_it_was() -> None:
     code = (
-        "import sys\nfrom sinks.lighter_signer import vendor_sdk\nbefore = sys.getrecursionlimit()\n"
+        "import sys\nfrom sinks.lighter_signer import vendor_sdk\n"
+        "before = sys.getrecursionlimit()\n"
         "vendor_sdk()\nsys.exit(sys.getrecursionlimit() != before)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
