@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from marblemaker.calendar import sessions_ns
 from marblemaker.settings import BASELINES, SettingsError, parse_duration_ns
+from streams.dbn_quotes import QUOTE_SCHEMAS
 from streams.instrument import format_units, to_units
 from streams.pump import MAX_SIGNALS
 from streams.recording import did_you_mean
@@ -139,9 +140,11 @@ def _check_names(settings: Settings) -> None:
     latency = settings.venue.latency
     if latency != "tier" and parse_duration_ns(latency, "venue.latency") < 0:
         raise SettingsError(f"venue.latency must not be negative, was {latency!r}")
-    if settings.venue.kind == "lighter":
+    schema = settings.databento.schema
+    if schema not in QUOTE_SCHEMAS:
         raise SettingsError(
-            'venue.kind "lighter" sends orders and is for live runs; a replay takes "simulated"'
+            f"databento.schema must be one of {', '.join(QUOTE_SCHEMAS)}, was {schema!r}"
+            f"{did_you_mean(schema, QUOTE_SCHEMAS)}"
         )
     if settings.session.calendar not in ("auto", "24/7", "XNYS"):
         try:

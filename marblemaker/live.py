@@ -34,8 +34,9 @@ from operators.budget import Budget
 from operators.quoting import quoting
 from sinks.dry import DryVenue
 from sinks.journal import Journal
-from sinks.lighter_rest import LighterRest, MarketDetails
-from sinks.lighter_signer import Signer
+from sinks.lighter import LighterError, LighterVenue
+from sinks.lighter_rest import LighterRest, MarketDetails, RestError
+from sinks.lighter_signer import Signer, SigningError
 from sinks.order_sink import OrderSink
 from sinks.orders import ADOPTED
 from sinks.quote_view import quote_view
@@ -107,6 +108,12 @@ def endpoints_of(settings: Settings, mode: Mode, environ: dict[str, str]) -> End
             "DATABENTO_API_KEY is not set in the environment; the signal's feed needs it. Set it, "
             "or see the pipeline without keys: marble live --sandbox"
         )
+    for url in (settings.lighter.rest_url, settings.lighter.ws_url):
+        if environment == "testnet" and url is not None and "mainnet" in url:
+            raise SettingsError(
+                f"{url} is mainnet, but lighter.environment is testnet; set that to mainnet, with "
+                f"the consents it needs, or leave the address out"
+            )
     prefix = "LIGHTER_TESTNET_" if environment == "testnet" else "LIGHTER_"
     values: dict[str, Any] = {}
     if mode == "live":
@@ -205,7 +212,9 @@ class LiveRun:
             await rest.close()
         self.settings = _with_market(self.settings, details)
         try:
-            return await self._run(loop, details, for_secs)
+            with live_log(self._graph_ns) as log:
+                self._log_file = log
+                return await self._run(loop, details, for_secs)
         finally:
             await self._close()
             # Only now: a second signal shall not interrupt what writes the manifest.
@@ -220,7 +229,10 @@ class LiveRun:
         real: Venue | None = None
         position: int | None = None
         if self.mode == "live":
-            real, position = await self._open_lighter(details)
+            try:
+                real, position = await self._open_lighter(details)
+            except (RestError, SigningError, LighterError) as error:
+                raise LiveError(f"the account could not be opened: {error}") from error
         started = now_ns()
         first_ts = started if self._resume is None else self._resume.manifest.first_ts or started
         manifest = self._manifest({}, "running")
@@ -229,7 +241,8 @@ class LiveRun:
             self.folder, _names(self.settings), on_failure=self._threadsafe_fail(loop)
         )
         recorder.start(manifest, started=started)
-        with no_thread_timers(), live_log(self.folder / "log.jsonl", lambda: self._graph_ns()):
+        self._log_file.open(self.folder / "log.jsonl")
+        with no_thread_timers():
             _log.info("%s run of %s starts", self.mode, self.settings.target.instrument)
             self._journal = Journal(self.folder, account=False)
             market = Market(len(self.settings.signal_instruments))
@@ -244,10 +257,15 @@ class LiveRun:
         symbol = self.settings.target_instrument.symbol.removesuffix("-PERP")
         try:
             return await rest.market(symbol)
-        except Exception as error:
+        except RestError as error:
+            way_out = (
+                "too many requests from here: wait a minute and start again"
+                if error.limited
+                else "check lighter.environment, lighter.rest_url and target.instrument"
+            )
             raise LiveError(
                 f"the market {symbol} could not be read from {self._endpoints.rest_url}: {error}; "
-                f"check lighter.environment, lighter.rest_url and target.instrument"
+                f"{way_out}"
             ) from error
 
     async def _no_token(self) -> str:
@@ -350,8 +368,6 @@ class LiveRun:
 
     async def _open_lighter(self, details: MarketDetails) -> tuple[Any, int]:
         """The real venue, reconciled; and the position that it holds for us."""
-        from sinks.lighter import LighterVenue
-
         e = self._endpoints
         assert e.account_index is not None
         assert e.api_key_index is not None
@@ -391,7 +407,7 @@ class LiveRun:
             signer=signer, rest=rest, send=socket.send, market=details,
             answer=lambda event: self._deliver(ACCOUNT, [event]), tag=self.settings.lighter.tag,
             now_ns=now_ns, settle_secs=1.0, dead_man_secs=_DEAD_MAN_SECS, mark=self._mark,
-            on_market=lambda text: self._fail(f"the market changed: {text}"),
+            on_market=self._on_market,
         )  # fmt: skip
         self._start(socket.run(), "account socket")
         self._start(keep_token(), "auth token")
@@ -615,6 +631,11 @@ class LiveRun:
             backlog_ms=backlog_ms,
         )
 
+    def _on_market(self, text: str) -> None:
+        """Tell it; what the venue does not take is refused by ``LighterVenue`` meanwhile."""
+        _log.warning("the market changed: %s", text)
+        self._deliver(STATUS, [Status(0, 0, "target", "notice", f"the market changed: {text}")])
+
     def _mark(self) -> int | None:
         if self._sink is None or self._sink.fair_value is None:
             return None
@@ -660,7 +681,11 @@ class LiveRun:
             },
             "fills": ledger.fills.total(),
             "position": format_units(0 if self._sink is None else self._sink.orders.position),
-            "anomalies": {} if self._sink is None else dict(self._sink.orders.anomalies),
+            "anomalies": {
+                what: n
+                for what, n in ({} if self._sink is None else self._sink.orders.anomalies).items()
+                if n
+            },
             "left_working": left,
             "why_ended": self.why_ended,
             "ended": ended,

@@ -200,6 +200,8 @@ def _sandbox(arguments: argparse.Namespace, console: Console) -> int:
             "ws_url": endpoints.ws_url,
             "account_index": endpoints.account_index,
             "api_key_index": endpoints.api_key_index,
+            # Made for this sandbox and worth nothing anywhere else.
+            "api_secret": endpoints.private_key,
         }
         console.result(told, [f"  {name:16} {value}" for name, value in told.items()])
         sys.stdout.flush()

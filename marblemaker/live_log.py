@@ -6,13 +6,14 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from marblemaker.wall import now_ns
 from streams.instant import iso
 
-__all__ = ["Rate", "live_log"]
+__all__ = ["LogFile", "Rate", "live_log"]
 
 
 class _Lines(logging.Formatter):
@@ -22,7 +23,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "at": iso(self._graph_ns()),
+            "at": iso(at) if (at := self._graph_ns()) else None,
             "wall": iso(now_ns()),
             "level": record.levelname.lower(),
             "from": record.name,
@@ -33,17 +34,55 @@ class _Lines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class LogFile(logging.Handler):
+    """Writes a JSON document a line; until it is opened, lines wait."""
+
+    def __init__(self, graph_ns: Callable[[], int]) -> None:
+        """``graph_ns`` tells the graph's time, 0 before there is a graph."""
+        super().__init__()
+        self.setFormatter(_Lines(graph_ns))
+        self._waiting: list[str] = []
+        self._stream: TextIO | None = None
+
+    def open(self, path: Path) -> None:
+        """Begin to write to ``path``."""
+        self._stream = path.open("a", encoding="utf-8")
+        for line in self._waiting:
+            self._write(line)
+        self._waiting.clear()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; a disk that is full must not stop the run, the recorder tells it."""
+        line = self.format(record)
+        if self._stream is None:
+            self._waiting.append(line)
+        else:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        assert self._stream is not None
+        with suppress(OSError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
+        super().close()
+
+
 @contextmanager
-def live_log(path: Path, graph_ns: Callable[[], int]) -> Iterator[None]:
-    """Write what the loggers of ``marblemaker`` say to ``path``, a JSON document a line."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Lines(graph_ns))
+def live_log(graph_ns: Callable[[], int]) -> Iterator[LogFile]:
+    """Collect what the loggers of ``marblemaker`` say; ``open`` the file once there is a folder."""
+    handler = LogFile(graph_ns)
     logger = logging.getLogger("marblemaker")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield
+        yield handler
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -21,7 +21,7 @@ from reactivex.abc import DisposableBase
 
 from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
-from marblemaker.settings import Settings, as_used, instruments_of
+from marblemaker.settings import Settings, SettingsError, as_used, instruments_of
 from marblemaker.versions import versions
 from marblemaker.wiring import (
     budget_of,
@@ -300,6 +300,10 @@ class _Run:
         recorded: bool,
         bounds: bool,
     ) -> None:
+        if not recorded and any(one.venue.kind == "lighter" for one in settings):
+            raise SettingsError(
+                'venue.kind "lighter" sends orders and is for live runs; a replay takes "simulated"'
+            )
         self.recorded = recorded
         self.inputs = 0
         self.markets = [

@@ -38,7 +38,7 @@ __all__ = ["LighterBook", "LighterFeed", "LighterSocket", "LinkStatus", "OnStatu
 LinkStatus: TypeAlias = Literal["connect", "disconnect"]
 OnStatus: TypeAlias = Callable[[LinkStatus, str], None]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("marblemaker." + __name__)
 
 MESSAGES_PER_MINUTE: Final = 200
 """Of a client's address, transactions not counted. Lighter docs, "Rate limits", 2026."""
