@@ -47,7 +47,7 @@ from streams.clock import Clock, no_thread_timers
 from streams.databento import DatabentoFeed
 from streams.events import AccountEvent, Decision, Quote, Status
 from streams.feed import Emit, Feed
-from streams.instrument import format_units
+from streams.instrument import UNIT, format_units
 from streams.lighter import LighterFeed, LighterSocket, Pace
 from streams.pump import ACCOUNT, SIGNAL, STATUS, TARGET, TRADE, Event, Inputs, Market, Pump
 from streams.recording import FILES, FileEntry, Manifest, Recording
@@ -385,6 +385,11 @@ class LiveRun:
         )  # fmt: skip
         self._closing.append(rest.close)
         a = e.account_index
+
+        def on_status(kind: Literal["connect", "disconnect"], text: str) -> None:
+            _log.info("account %s %s", kind, text)
+            venue.on_connection(kind, text)
+
         socket = LighterSocket(
             e.ws_url,
             channels=[],
@@ -394,7 +399,7 @@ class LiveRun:
             ],
             on_frame=lambda frame: venue.on_frame(frame),
             on_raw=self._raw("account"),
-            on_status=lambda kind, text: venue.on_connection(kind, text),
+            on_status=on_status,
             auth=lambda: token[0], pace=self._pace, now=lambda: now_ns() / 1e9,
         )  # fmt: skip
 
@@ -763,7 +768,7 @@ def _with_market(settings: Settings, details: MarketDetails) -> Settings:
                 f"target.{key} is {said} in the settings, the venue says {found}; leave it out, a "
                 f"live run takes the venue's"
             )
-    return replace(
+    settings = replace(
         settings,
         target=replace(
             t,
@@ -773,6 +778,29 @@ def _with_market(settings: Settings, details: MarketDetails) -> Settings:
             min_quote_amount=format_units(details.min_quote_amount),
         ),
     )
+    return _with_size(settings, details)
+
+
+def _with_size(settings: Settings, details: MarketDetails) -> Settings:
+    """See that orders are worth what the venue asks of them: a size that was not set is raised.
+
+    Errors: SettingsError if a size that was set is too small at the market's last price.
+    """
+    px, lot = details.last_trade_px, details.lot_size
+    if px is None or not details.min_quote_amount:
+        return settings
+    # A twentieth to spare, for the price may fall.
+    least = -(-details.min_quote_amount * UNIT * 21 // (20 * px * lot)) * lot
+    if settings.trade_size >= least:
+        return settings
+    worth = format_units(details.min_quote_amount)
+    if settings.strategy.preset == "ladder" or settings.strategy.trade_size is not None:
+        raise SettingsError(
+            f"orders of {format_units(settings.trade_size)} are worth less than the {worth} that "
+            f"the market asks for (21706) at its last price of {format_units(px)}, or nearly; set "
+            f"a size of at least {format_units(least)}"
+        )
+    return replace(settings, strategy=replace(settings.strategy, trade_size=format_units(least)))
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The live pipeline end to end, over real sockets: recorded, stopped, replayed to the same bytes."""
+"""The live pipeline end to end over real sockets: recorded, stopped, replayed to the same."""
 
 from __future__ import annotations
 
@@ -118,3 +118,22 @@ def test_the_log_has_the_graphs_time_and_the_walls(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "run")
     assert manifest.mode == "record"
     assert manifest.files["signal"].rows > 0
+
+
+def test_a_size_that_was_not_set_is_raised_to_what_the_market_asks_for() -> None:
+    from marblemaker.live import _with_market
+    from marblemaker.settings import SettingsError
+    from sinks.lighter_rest import MarketDetails
+
+    # 10 of quote at a price of 100 is 0.1, and a twentieth more is 0.105.
+    market = MarketDetails(
+        market_id=110, symbol="NVDA", market_type="perp", status="active", price_decimals=3,
+        size_decimals=3, min_base_amount=50_000_000, min_quote_amount=10 * 10**9,
+        last_trade_px=100 * 10**9,
+    )  # fmt: skip
+    assert _with_market(chosen(), market).trade_size == 105_000_000
+    assert _with_market(chosen("strategy.trade_size=0.2"), market).trade_size == 200_000_000
+    with pytest.raises(SettingsError, match=r"of at least 0\.105"):
+        _with_market(chosen("strategy.trade_size=0.05"), market)
+    with pytest.raises(SettingsError, match="target.price_decimals is 2"):
+        _with_market(chosen("target.price_decimals=2", "target.size_decimals=3"), market)
