@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +136,8 @@ def _run(
         run, summary = asyncio.run(main())
     except LiveError as error:
         return console.error(str(error), _FAILED)
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
     summary["run"] = str(out)
     console.result(summary, _lines(summary))
     if run.failed is not None:
@@ -225,7 +228,14 @@ def _status_printer(console: Console) -> Callable[[Standing], None]:
     from marblemaker.status import status_line
 
     def show(standing: Standing) -> None:
-        console.note(status_line(standing))
+        line = status_line(standing)
+        if sys.stderr.isatty():
+            # In place: back to the begin of the line, and nothing of the last one left.
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r\x1b[2K{line[:width]}")
+            sys.stderr.flush()
+        else:
+            console.note(line)
 
     return show
 
