@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -36,6 +37,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_for_later_tests() -> Iterator[None]:
+    """What a dropped run left open is let go of here, not in whatever test comes next."""
+    yield
+    gc.collect()
 
 
 def live(out: Path, *more: str, program: str = "") -> subprocess.Popen[str]:
