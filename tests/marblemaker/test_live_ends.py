@@ -126,17 +126,19 @@ def test_a_crash_in_the_graph_cancels_everything_and_exits_with_1(tmp_path: Path
 
 
 def test_a_disk_that_runs_full_stops_the_quoting_and_says_so(tmp_path: Path) -> None:
-    out = tmp_path / "run"
     # The limit is on the size of each file: the log and the segments stay below it, for a while.
     program = (
         "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
     )
-    process = live(out, "--for", "20", program=program)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "cannot be written" in stderr or "recorder" in stderr
+    with sandboxed(speed=60.0, tier="premium") as sandbox:
+        process = connected_to(sandbox, tmp_path / "run", program)
+        wait_for_orders(sandbox, process)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "cannot be written" in stderr or "recorder" in stderr
+        assert sandbox.venue.open_orders(sandbox.account) == []
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_sent(
@@ -162,8 +164,9 @@ def test_a_run_that_was_killed_is_salvaged_and_replays(tmp_path: Path) -> None:
     assert repeated["decisions"]["quote"] > 0
 
 
-def connected_to(sandbox: Sandbox, out: Path) -> subprocess.Popen[str]:
+def connected_to(sandbox: Sandbox, out: Path, program: str = "") -> subprocess.Popen[str]:
     """`marble live` as a user runs it: keys in the environment, the venue's address in settings."""
+    code = f"import sys\nfrom marblemaker.cli import main\n{program}\nsys.exit(main(sys.argv[1:]))"
     e = sandbox.endpoints
     told = [
         f"databento.gateway={e.gateway}", f"lighter.rest_url={e.rest_url}",
@@ -179,7 +182,7 @@ def connected_to(sandbox: Sandbox, out: Path) -> subprocess.Popen[str]:
         "LIGHTER_TESTNET_API_SECRET": e.private_key or "",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "marblemaker.cli", *arguments],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | secrets,
     )  # fmt: skip
