@@ -27,7 +27,7 @@ from tests.sessions import (
 
 SEEDS = st.integers(0, 2**32 - 1)
 ROOT = Path(__file__).parents[1]
-FEW = hypothesis_settings(max_examples=25, deadline=None, derandomize=True)
+FEW = hypothesis_settings(max_examples=18, deadline=None, derandomize=True)
 
 
 def _settings(seed: int) -> Settings:
