@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from marblemaker.wall import now_ns
 from streams.clock import NEVER
-from streams.events import AccountEvent, Quote, Status, Trade
+from streams.events import Quote, Status, Trade
 from streams.pump import ACCOUNT, STATUS, TRADE, Event, Inputs, Pump
 
 __all__ = ["Boundary"]
@@ -26,11 +26,16 @@ class Boundary:
         *,
         now_ns: Callable[[], int] = now_ns,
         on_delivered: Callable[[], None] = lambda: None,
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """``now_ns`` is the wall clock; ``on_delivered`` is called after each batch."""
+        """``now_ns`` is the wall clock; ``on_delivered`` is called after each batch.
+
+        ``on_error`` is told what the graph raised, from an input or from a timer.
+        """
         self._pump = pump
         self._now_ns = now_ns
         self._on_delivered = on_delivered
+        self._on_error = on_error
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = NEVER
         self._loop = asyncio.get_running_loop()
@@ -57,10 +62,19 @@ class Boundary:
         self._queue.append((kind, events))
         if self._delivering:
             return
+        self._guarded(self._deliver_all)
+
+    def _deliver_all(self) -> None:
+        while self._queue:
+            self._deliver(*self._queue.pop(0))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do what runs the graph, one thing at a time; what it raises is told, never lost."""
         self._delivering = True
         try:
-            while self._queue:
-                self._deliver(*self._queue.pop(0))
+            work()
+        except Exception as error:
+            self._on_error(error)
         finally:
             self._delivering = False
         self._on_delivered()
@@ -95,15 +109,8 @@ class Boundary:
     def wake(self) -> None:
         """Let the graph's time catch up with the wall's: fire what is due."""
         self._timer, self._timer_due = None, NEVER
-        if self._delivering:
-            return
-        self._delivering = True
-        try:
-            self._pump.advance(self.stamp())
-        finally:
-            self._delivering = False
-        self._on_delivered()
-        self.schedule()
+        if not self._delivering:
+            self._guarded(lambda: self._pump.advance(self.stamp()))
 
     def schedule(self) -> None:
         """Have the loop wake us when the next timer or answer is due."""
@@ -129,8 +136,3 @@ def _kind_of(event: Quote | Event) -> int:
     if isinstance(event, Trade):
         return TRADE
     return STATUS if isinstance(event, Status) else ACCOUNT
-
-
-def account(boundary: Boundary, event: AccountEvent) -> None:
-    """Deliver one answer of a venue."""
-    boundary.deliver(ACCOUNT, [event])

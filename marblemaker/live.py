@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -62,7 +61,6 @@ _SPAN_NS: Final = 3 * 86_400 * _NS
 _KILL_POLL_SECS: Final = 1.0
 _DEAD_MAN_SECS: Final = 300.0
 """The venue's least: it cancels everything of the account if we are silent for so long."""
-_FLUSH_SECS: Final = 1.0
 
 # Lighter docs, "Get started", copies of Aug/Sep 2026.
 _URLS: Final = {
@@ -302,7 +300,9 @@ class LiveRun:
         venues = () if simulated is None else (simulated,)
         self._pump = pump = Pump(clock, *venues, markets=[market])
         pump.record = record
-        self._boundary = Boundary(pump, on_delivered=self._after_delivery)
+        self._boundary = Boundary(
+            pump, on_delivered=self._after_delivery, on_error=self._on_graph_error
+        )
         if self.mode == "record":
             return
         self._real = cast(Venue, simulated if real is None else real)
@@ -476,12 +476,12 @@ class LiveRun:
             return
         if self.failed is not None and kind != ACCOUNT:
             return
-        try:
-            self._boundary.deliver(kind, events)
-        except Exception as error:
-            _log.exception("the graph failed")
-            self._fail(f"the graph failed: {error!r}")
+        self._boundary.deliver(kind, events)
         self._rate.count(len(events))
+
+    def _on_graph_error(self, error: Exception) -> None:
+        _log.error("the graph failed", exc_info=error)
+        self._fail(f"the graph failed: {error!r}")
 
     def _after_delivery(self) -> None:
         if self._sink is not None and self._sink.error is not None and self.failed is None:
@@ -545,11 +545,8 @@ class LiveRun:
         if self._sink is None:
             return
         stop = AccountEvent(seq=0, ts=0, kind="stop", reason=self.why_ended)
-        try:
-            self._boundary.deliver(ACCOUNT, [stop])
-        except Exception as error:
-            _log.exception("the stop failed in the graph")
-            self.failed = self.failed or f"the stop failed: {error!r}"
+        self._boundary.deliver(ACCOUNT, [stop])
+        if not self._sink.stopping:  # the stop itself failed in the graph
             self._sink.stop(self._clock.now_ns)
         within = self.settings.orders.stop_timeout_secs + 1.0
         with contextlib.suppress(TimeoutError):
@@ -801,8 +798,3 @@ def _with_size(settings: Settings, details: MarketDetails) -> Settings:
             f"a size of at least {format_units(least)}"
         )
     return replace(settings, strategy=replace(settings.strategy, trade_size=format_units(least)))
-
-
-def environment() -> dict[str, str]:
-    """The process's environment."""
-    return dict(os.environ)

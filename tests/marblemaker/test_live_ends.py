@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from reactivex import Observable, abc
 
 from marblemaker.cli import main
 from marblemaker.live import LiveRun, Mode
@@ -123,6 +125,35 @@ def test_a_crash_in_the_graph_cancels_everything_and_exits_with_1(tmp_path: Path
         assert sandbox.venue.open_orders(sandbox.account) == []
         assert summary["left_working"] == []
     assert summary["ended"].startswith("failed: the graph failed")
+
+
+def test_a_crash_in_a_timer_of_the_graph_cancels_everything_too(tmp_path: Path) -> None:
+    import marblemaker.live as module
+    from operators.quoting import quoting
+
+    def failing(parameters: object, **sources: object) -> object:
+        graph = quoting(parameters, **sources)  # type: ignore[arg-type]
+
+        def boom(_: object, __: object = None) -> None:
+            raise ZeroDivisionError("planted in a timer")
+
+        def operator(source: Observable[Any]) -> Observable[Any]:
+            def subscribe(observer: Any, scheduler: Any = None) -> abc.DisposableBase:
+                scheduler.schedule_ns(scheduler.now_ns + 2 * 10**9, boom)
+                return graph(source).subscribe(observer, scheduler=scheduler)
+
+            return Observable(subscribe)
+
+        return operator
+
+    with pytest.MonkeyPatch.context() as patch, sandboxed(speed=60.0, tier="premium") as sandbox:
+        patch.setattr(module, "quoting", failing)
+        run, summary = run_live(sandbox, tmp_path / "run", "live", chosen(), 20.0)
+        assert run.failed is not None
+        assert "planted in a timer" in run.failed
+        assert summary["orders"], "no order was out when it crashed"
+        assert sandbox.venue.open_orders(sandbox.account) == []
+        assert summary["left_working"] == []
 
 
 def test_a_disk_that_runs_full_stops_the_quoting_and_says_so(tmp_path: Path) -> None:
