@@ -17,6 +17,7 @@ import reactivex as rx
 from msgspec.structs import replace as with_fields
 from reactivex import Subject
 
+from marblemaker.bundled import BUNDLED_PARAMETERS
 from marblemaker.console import Console
 from marblemaker.generator import generate
 from marblemaker.replay import replay
@@ -28,8 +29,6 @@ from streams.pump import SIGNAL
 from streams.recording import Recording, read_manifest
 
 __all__ = ["bench", "bench_guards"]
-
-_PARAMETERS = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session.toml"
 
 
 def bench(quotes: int, runs: int, console: Console) -> tuple[dict[str, Any], list[str]]:
@@ -78,7 +77,7 @@ def _generated(quotes: int, folder: Path, console: Console) -> Path:
     """A session of about so many quotes, with the shape of the bundled one."""
     recording = folder / "session"
     console.note(f"generating a session of {quotes:,} quotes")
-    session = read_session(_PARAMETERS)
+    session = read_session(BUNDLED_PARAMETERS)
     share = session.signal_quotes / (session.signal_quotes + session.target_quotes)
     session = with_fields(
         session, signal_quotes=round(quotes * share), target_quotes=round(quotes * (1 - share))

@@ -37,7 +37,7 @@ from sandbox.playback import Playback
 from sinks.lighter_rest import MarketDetails
 from sinks.venue import Cancel, Command, Create, Modify
 from streams.events import AccountEvent, Decision
-from streams.feed import Emit
+from streams.feed import Emit, Feed
 from streams.instrument import format_units
 from streams.pump import STATUS, TRADE
 from streams.recording import Recording
@@ -335,12 +335,15 @@ class _MeasuredRun(LiveRun):
         _connection.reset(before)
 
     async def _stream(
-        self, loop: asyncio.AbstractEventLoop, details: MarketDetails, for_secs: float | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        feeds: Sequence[tuple[str, Feed]],
+        for_secs: float | None,
     ) -> None:
         ticking = loop.create_task(self.probe.tick())
         loop.call_later(_WARM_UP_SECS, self.probe.start)
         try:
-            await super()._stream(loop, details, for_secs)
+            await super()._stream(loop, feeds, for_secs)
         finally:
             ticking.cancel()
 

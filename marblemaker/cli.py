@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from marblemaker import __version__
-from marblemaker.console import Console, summary_lines
+from marblemaker.bundled import BUNDLED
+from marblemaker.console import DONE, FAILED, INTERRUPTED, WRONG_USE, Console, summary_lines
 from marblemaker.live_cli import add_live_commands
 from marblemaker.settings import (
     Settings,
@@ -31,9 +32,6 @@ from streams.recording import SIGNALS, RecordingError, read_manifest
 
 __all__ = ["main", "parser"]
 
-DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-
-BUNDLED = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
 
 _QUOTED = (*SIGNALS, "target")
 
@@ -323,9 +321,7 @@ def _kill(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _demo(arguments: argparse.Namespace, console: Console) -> int:
-    arguments.recording = [
-        Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
-    ]
+    arguments.recording = [BUNDLED]
     arguments.engine, arguments.venue, arguments.overwrite = "rx", None, True
     arguments.fills = None
     return _replay(arguments, console)

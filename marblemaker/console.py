@@ -13,7 +13,10 @@ from marblemaker.settings import Settings
 from streams.instant import iso
 from streams.instrument import format_units
 
-__all__ = ["Console", "summary_lines"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "WRONG_USE", "Console", "summary_lines"]
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes of every command."""
 
 _LINE_EVERY_SECONDS = 5.0
 

@@ -36,6 +36,7 @@ from sinks.journal import Journal
 from sinks.lighter import LighterError, LighterVenue
 from sinks.lighter_rest import LighterRest, MarketDetails, RestError
 from sinks.lighter_signer import Signer, SigningError
+from sinks.limits import TIER_LIMITS
 from sinks.order_sink import OrderSink
 from sinks.orders import ADOPTED
 from sinks.quote_view import quote_view
@@ -231,6 +232,10 @@ class LiveRun:
                 real, position = await self._open_lighter(details)
             except (RestError, SigningError, LighterError) as error:
                 raise LiveError(f"the account could not be opened: {error}") from error
+        try:
+            feeds = self._feeds(details)
+        except ValueError as error:
+            raise LiveError(f"the feeds cannot be asked for that: {error}") from error
         started = now_ns()
         first_ts = started if self._resume is None else self._resume.manifest.first_ts or started
         manifest = self._manifest({}, "running")
@@ -247,7 +252,7 @@ class LiveRun:
             self._clock = clock = Clock(first_ts)
             self._build(clock, market, recorder, span, real)
             self._catch_up(details, position)
-            await self._stream(loop, details, for_secs)
+            await self._stream(loop, feeds, for_secs)
             await self._close()
         return self._finish(manifest)
 
@@ -506,10 +511,13 @@ class LiveRun:
     # ------------------------------------------------------------ running and stopping
 
     async def _stream(
-        self, loop: asyncio.AbstractEventLoop, details: MarketDetails, for_secs: float | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        feeds: Sequence[tuple[str, Feed]],
+        for_secs: float | None,
     ) -> None:
         self._finished = asyncio.Event()
-        for name, feed in self._feeds(details):
+        for name, feed in feeds:
             self._start(feed.run(), name)
         self._start(self._report(), "status")
         if self.settings.risk.kill_file is not None:
@@ -745,8 +753,7 @@ def _names(settings: Settings) -> list[str]:
 
 def _with_account(settings: Settings, tier: str) -> Settings:
     """Take the account's tier, and with it the limits that its orders have to keep."""
-    known = {"standard": "standard", "plus": "plus", "premium": "premium"}
-    found = known.get(tier.lower(), settings.venue.tier)
+    found = tier.lower() if tier.lower() in TIER_LIMITS else settings.venue.tier
     return replace(settings, venue=replace(settings.venue, limits="tier", tier=found))
 
 

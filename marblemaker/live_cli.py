@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marblemaker.console import Console
+from marblemaker.console import DONE, FAILED, INTERRUPTED, Console
 from marblemaker.settings import Settings, SettingsError, load_settings, read_document
 from marblemaker.wall import now_ns
 from streams.instant import iso
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from marblemaker.status import Standing
 
 __all__ = ["add_live_commands"]
-
-_DONE, _FAILED, _INTERRUPTED = 0, 1, 130
 
 
 def add_live_commands(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -73,6 +72,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
     _sandbox_options(parser)
 
 
+def _check_sandbox(arguments: argparse.Namespace) -> None:
+    if not (math.isfinite(arguments.speed) and arguments.speed > 0):
+        raise SettingsError(f"--speed must be a number above 0, was {arguments.speed}")
+    if arguments.for_secs is not None and not arguments.for_secs > 0:
+        raise SettingsError(f"--for must be a number of seconds above 0, was {arguments.for_secs}")
+
+
 def _sandbox_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recording", type=Path, metavar="DIR", help="the sandbox's market (default: bundled)"
@@ -100,8 +106,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _live(arguments: argparse.Namespace, console: Console) -> int:
-    if arguments.for_secs is not None and arguments.for_secs <= 0:
-        raise SettingsError(f"--for must be a number of seconds above 0, was {arguments.for_secs}")
+    _check_sandbox(arguments)
     settings = _settings(arguments)
     _consents(arguments, settings)
     mode: Mode = arguments.mode
@@ -135,19 +140,19 @@ def _run(
     try:
         run, summary = asyncio.run(main())
     except LiveError as error:
-        return console.error(str(error), _FAILED)
+        return console.error(str(error), FAILED)
     if sys.stderr.isatty():
         sys.stderr.write("\n")
     summary["run"] = str(out)
     console.result(summary, _lines(summary))
     if run.failed is not None:
-        return console.error(run.failed, _FAILED)
+        return console.error(run.failed, FAILED)
     if summary["left_working"]:
         return console.error(
             f"orders {summary['left_working']} were not confirmed as gone; look at the venue",
-            _FAILED,
+            FAILED,
         )
-    return _INTERRUPTED if run.interrupted else _DONE
+    return INTERRUPTED if run.interrupted else DONE
 
 
 def _consents(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -192,6 +197,7 @@ def _sandbox(arguments: argparse.Namespace, console: Console) -> int:
 
     from marblemaker.sandboxed import sandboxed
 
+    _check_sandbox(arguments)
     with sandboxed(
         recording=arguments.recording, speed=arguments.speed, max_seconds=arguments.for_secs
     ) as sandbox:
@@ -209,7 +215,7 @@ def _sandbox(arguments: argparse.Namespace, console: Console) -> int:
         console.result(told, [f"  {name:16} {value}" for name, value in told.items()])
         sys.stdout.flush()
         time.sleep(arguments.for_secs)
-    return _DONE
+    return DONE
 
 
 def _banner(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from marblemaker.bundled import BUNDLED
 from marblemaker.calendar import opens_ns
 from marblemaker.live import Endpoints
 from sandbox.databento_gateway import DatabentoGateway
@@ -17,9 +18,8 @@ from sinks.lighter_signer import vendor_sdk
 from streams.instrument import format_units
 from streams.recording import Recording
 
-__all__ = ["BUNDLED", "Sandbox", "sandboxed"]
+__all__ = ["Sandbox", "sandboxed"]
 
-BUNDLED: Final = Path(__file__).resolve().parent.parent / "recordings" / "nvda-cash-session"
 
 # Nobody's: the stand-ins know these and no venue does.
 _KEY: Final = "db-" + "s" * 24 + "boxes"

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import threading
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final
 
@@ -22,6 +21,7 @@ from sandbox.databento_records import Market, Quotes
 from sandbox.databento_session import LINE_BYTES_MAX, AtEnd, Service, Session
 from sandbox.faults import Fault, Faults
 from sandbox.playback import Playback
+from sandbox.threads import in_thread
 
 __all__ = ["DatabentoGateway"]
 
@@ -193,41 +193,9 @@ class DatabentoGateway:
             # What broke a session is this program's fault and must be seen.
             raise self._failures[0]
 
-    @contextmanager
-    def run_in_thread(self) -> Iterator[DatabentoGateway]:
+    def run_in_thread(self) -> AbstractContextManager[DatabentoGateway]:
         """Run it on a loop and thread of its own, until the end of the block."""
-        ready = threading.Event()
-        ends: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        failures: list[BaseException] = []
-
-        async def serve() -> None:
-            end = asyncio.Event()
-            async with self:
-                ends.append((asyncio.get_running_loop(), end))
-                ready.set()
-                await end.wait()
-
-        def run() -> None:
-            try:
-                asyncio.run(serve())
-            except BaseException as failure:
-                failures.append(failure)
-            finally:
-                ready.set()
-
-        thread = threading.Thread(target=run, name="databento-gateway", daemon=True)
-        thread.start()
-        ready.wait()
-        try:
-            if not failures:
-                yield self
-        finally:
-            for loop, end in ends:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(end.set)
-            thread.join()
-        if failures:
-            raise failures[0]
+        return in_thread(self, "databento-gateway")
 
     async def _supervise(self) -> None:
         """Do what concerns all sessions at once, until the time is up."""

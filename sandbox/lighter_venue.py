@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ from sandbox.lighter_recording import market_events
 from sandbox.lighter_rest import Rest
 from sandbox.lighter_ws import Hub
 from sandbox.playback import Playback
+from sandbox.threads import in_thread
 from sinks.fills import FillModel
 from sinks.simulated import TIER_LATENCY, Latency, SimulatedVenue
 from streams.clock import NEVER
@@ -199,42 +200,9 @@ class LighterVenue:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    @contextmanager
-    def run_in_thread(self) -> Iterator[LighterVenue]:
+    def run_in_thread(self) -> AbstractContextManager[LighterVenue]:
         """Run the venue on a loop in a thread of its own while the context lasts."""
-        opened = threading.Event()
-        failed: list[BaseException] = []
-        stop: list[Callable[[], object]] = []
-
-        async def run() -> None:
-            done = asyncio.Event()
-            async with self:
-                loop = asyncio.get_running_loop()
-                stop.append(lambda: loop.call_soon_threadsafe(done.set))
-                opened.set()
-                await done.wait()
-
-        def main() -> None:
-            try:
-                asyncio.run(run())
-            except BaseException as error:
-                failed.append(error)
-            finally:
-                opened.set()
-
-        thread = threading.Thread(target=main, name="lighter-venue", daemon=True)
-        thread.start()
-        opened.wait()
-        try:
-            if not failed:
-                yield self
-        finally:
-            for call in stop:
-                if thread.is_alive():
-                    call()
-            thread.join()
-        if failed:
-            raise failed[0]
+        return in_thread(self, "lighter-venue")
 
     # ------------------------------------------------------------ the market
 

@@ -8,7 +8,7 @@ import pytest
 import reactivex as rx
 from reactivex import Observer, Subject
 
-from marblemaker.cli import BUNDLED
+from marblemaker.bundled import BUNDLED
 from marblemaker.replay import replay
 from marblemaker.settings import load_settings
 from marblemaker.wiring import parameters_of

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from marblemaker.cli import BUNDLED, main
+from marblemaker.bundled import BUNDLED
+from marblemaker.cli import main
 from marblemaker.console import summary_lines
 from marblemaker.replay import replay
 from marblemaker.settings import Settings, load_settings

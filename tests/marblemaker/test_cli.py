@@ -13,7 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from marblemaker.cli import BUNDLED, main
+from marblemaker.bundled import BUNDLED
+from marblemaker.cli import main
 from tests.sessions import random_feeds, write_recording
 
 ROOT = Path(__file__).parents[2]

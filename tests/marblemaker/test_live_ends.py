@@ -350,3 +350,28 @@ def test_a_resumed_run_goes_on_where_the_killed_one_stood(mode: Mode, tmp_path: 
     # The baseline is the one of the first run's first signal.
     assert after["baseline"].drop_nulls().n_unique() == 1
     assert_replays_to_the_same(tmp_path / "two", str(summary["digest"]), tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["live", "--sandbox", "--speed", "0"], "--speed must be a number above 0"),
+        (["live", "--sandbox", "--for", "-1"], "--for must be a number of seconds above 0"),
+        (["sandbox", "--for", "0"], "--for must be a number of seconds above 0"),
+    ],
+)
+def test_impossible_speeds_and_times_are_wrong_use(
+    arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_a_feed_that_cannot_be_asked_for_is_told_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    wrong = ["--set", "signal.instrument=ALL_SYMBOLS.EQUS", "--set", "guards.max_basis_bps=off"]
+    assert main(["live", "--sandbox", "--out", str(out), "--for", "1", *wrong]) == 1
+    assert "ALL_SYMBOLS" in capsys.readouterr().err
+    assert not out.exists()
