@@ -24,10 +24,9 @@ from marblemaker.versions import versions
 from marblemaker.wall import now_ns
 from marblemaker.wiring import (
     budget_of,
-    latency_of,
+    order_sink_of,
     parameters_of,
-    replace_policy_of,
-    venue_account_of,
+    simulated_venue_of,
 )
 from operators.budget import Budget
 from operators.quoting import quoting
@@ -292,14 +291,7 @@ class LiveRun:
 
         simulated: SimulatedVenue | DryVenue | None = None
         if self.mode == "paper":
-            simulated = SimulatedVenue(
-                settings.target_instrument,
-                lambda event: pump.answer(event),
-                fill_model=settings.venue.fill_model,
-                latency=latency_of(settings),
-                tier=settings.venue.tier,
-                account=venue_account_of(settings),
-            )
+            simulated = simulated_venue_of(settings, lambda event: pump.answer(event))
         elif self.mode in ("dry", "record"):
             simulated = DryVenue(lambda event: pump.answer(event))
         venues = () if simulated is None else (simulated,)
@@ -312,21 +304,13 @@ class LiveRun:
             return
         self._real = cast(Venue, simulated if real is None else real)
         venue = self._venue = _Behind(SilentVenue() if self._resume is not None else self._real)
-        expire = settings.strategy.expire_time_secs
-        self._sink = sink = OrderSink(
+        self._sink = sink = order_sink_of(
+            settings,
             venue,
-            max_position=settings.max_position,
-            expire_ns=None if expire is None else round(expire * _NS),
-            replace=replace_policy_of(settings),
-            flatten=settings.flatten_on_stop,
+            journal,
             clock=clock,
-            in_flight_ns=round(settings.orders.in_flight_timeout_secs * _NS),
-            stop_ns=round(settings.orders.stop_timeout_secs * _NS),
             notify=pump.notify,
-            on_order=journal.order,
-            on_fill=journal.fill,
             on_decision=self._on_decision,
-            on_adopted=journal.ledger.adopt,
         )
         parameters = parameters_of(settings, Manifest(files={"span": span}))
         graph = quoting(

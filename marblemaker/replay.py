@@ -25,9 +25,9 @@ from marblemaker.settings import Settings, SettingsError, as_used, instruments_o
 from marblemaker.versions import versions
 from marblemaker.wiring import (
     budget_of,
-    latency_of,
+    order_sink_of,
     parameters_of,
-    replace_policy_of,
+    simulated_venue_of,
     venue_account_of,
 )
 from operators.budget import Budget, Forecast, forecast
@@ -339,12 +339,9 @@ class _Run:
         s = market.settings
         models: tuple[FillModel, ...] = ("cross", "queue", "touch")
         others = [model for model in models if model != s.venue.fill_model]
-        return SimulatedVenue(
-            market.target,
+        return simulated_venue_of(
+            s,
             lambda event: self.pump.answer(event, i),
-            fill_model=s.venue.fill_model,
-            latency=latency_of(s),
-            tier=s.venue.tier,
             account=account,
             compare=others if self._bounds else (),
         )
@@ -352,21 +349,13 @@ class _Run:
     def _graph(self, i: int, clock: Clock) -> DisposableBase:
         market, source, pump = self.markets[i], self.pump.markets[i], self.pump
         settings, journal = market.settings, market.journal
-        expire = settings.strategy.expire_time_secs
-        market.sink = OrderSink(
+        market.sink = order_sink_of(
+            settings,
             market.venue,
-            max_position=settings.max_position,
-            expire_ns=None if expire is None else round(expire * 10**9),
-            replace=replace_policy_of(settings),
-            flatten=settings.flatten_on_stop,
+            journal,
             clock=clock,
-            in_flight_ns=round(settings.orders.in_flight_timeout_secs * 10**9),
-            stop_ns=round(settings.orders.stop_timeout_secs * 10**9),
             notify=lambda update: pump.notify(update, i),
-            on_order=journal.order,
-            on_fill=journal.fill,
             on_decision=journal.decision,
-            on_adopted=journal.ledger.adopt,
         )
         graph = quoting(
             parameters_of(settings, market.recording.manifest),

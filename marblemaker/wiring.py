@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from marblemaker.calendar import default_calendar, opens_ns, sessions_ns
@@ -17,9 +18,14 @@ from operators.residual import (
     session_baseline,
     set_baseline,
 )
+from sinks.fills import FillModel
+from sinks.journal import Journal
 from sinks.limits import TIER_LIMITS, VenueAccount
-from sinks.order_sink import ReplacePolicy
-from sinks.simulated import TIER_FEES_PPM, TIER_LATENCY, Latency
+from sinks.order_sink import OrderSink, ReplacePolicy
+from sinks.simulated import TIER_FEES_PPM, TIER_LATENCY, Latency, SimulatedVenue
+from sinks.venue import Venue
+from streams.clock import Clock
+from streams.events import AccountEvent, Decision, OrderUpdate
 from streams.instrument import to_units
 from streams.recording import Manifest
 
@@ -27,8 +33,10 @@ __all__ = [
     "budget_of",
     "calendar_of",
     "latency_of",
+    "order_sink_of",
     "parameters_of",
     "replace_policy_of",
+    "simulated_venue_of",
     "venue_account_of",
 ]
 
@@ -213,6 +221,52 @@ def latency_of(settings: Settings) -> Latency:
         return TIER_LATENCY[settings.venue.tier]
     ns = parse_duration_ns(latency, "venue.latency")
     return Latency(maker_ns=ns, cancel_ns=ns, taker_ns=ns)
+
+
+def simulated_venue_of(
+    settings: Settings,
+    answer: Callable[[AccountEvent], None],
+    *,
+    account: VenueAccount | None = None,
+    compare: Sequence[FillModel] = (),
+) -> SimulatedVenue:
+    """The simulated venue of a market; ``account`` is shared by those of one session."""
+    return SimulatedVenue(
+        settings.target_instrument,
+        answer,
+        fill_model=settings.venue.fill_model,
+        latency=latency_of(settings),
+        tier=settings.venue.tier,
+        account=venue_account_of(settings) if account is None else account,
+        compare=compare,
+    )
+
+
+def order_sink_of(
+    settings: Settings,
+    venue: Venue,
+    journal: Journal,
+    *,
+    clock: Clock,
+    notify: Callable[[OrderUpdate], None],
+    on_decision: Callable[[Decision], None],
+) -> OrderSink:
+    """The order sink of a market, live and in a replay the same, written down in ``journal``."""
+    return OrderSink(
+        venue,
+        max_position=settings.max_position,
+        expire_ns=_ns(settings.strategy.expire_time_secs),
+        replace=replace_policy_of(settings),
+        flatten=settings.flatten_on_stop,
+        clock=clock,
+        in_flight_ns=round(settings.orders.in_flight_timeout_secs * _NS),
+        stop_ns=round(settings.orders.stop_timeout_secs * _NS),
+        notify=notify,
+        on_order=journal.order,
+        on_fill=journal.fill,
+        on_decision=on_decision,
+        on_adopted=journal.ledger.adopt,
+    )
 
 
 def replace_policy_of(settings: Settings) -> ReplacePolicy:
