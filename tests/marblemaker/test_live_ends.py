@@ -23,11 +23,14 @@ from marblemaker.live import LiveRun, Mode
 from marblemaker.replay import replay
 from marblemaker.sandboxed import Sandbox, sandboxed
 from marblemaker.settings import load_settings
+from sinks.recorder import read_segments
 from streams.recording import read_manifest
 from tests.marblemaker.test_live import (
     assert_agrees_with_the_venue,
     assert_replays_to_the_same,
     chosen,
+    has_filled,
+    has_quoted,
     run_live,
 )
 
@@ -60,15 +63,18 @@ def live(out: Path, *more: str, program: str = "") -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def on_disk(out: Path, feed: str) -> int:
+    """How many rows of a feed can be read at this moment."""
+    return sum(frame.height for frame in read_segments(out, feed, []))
+
+
 def wait_for_inputs(out: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until the run has connected and something of it is on disk."""
-    deadline = time.monotonic() + 30.0
+    """Wait until the run has connected and a second of both feeds is on disk."""
+    deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline and process.poll() is None:
-        log = out / "log.jsonl"
-        if log.is_file() and "target connect" in log.read_text():
-            time.sleep(1.0)
+        if all(on_disk(out, feed) > 100 for feed in ("signal", "target")):
             return
-        time.sleep(0.05)
+        time.sleep(0.2)
     raise AssertionError(f"it never connected: {process.communicate()}")
 
 
@@ -296,9 +302,13 @@ def test_a_missing_key_is_named_before_anything_is_opened(
 
 def test_a_second_run_takes_over_the_position_and_replays_to_the_same(tmp_path: Path) -> None:
     with sandboxed(speed=60.0, tier="premium") as sandbox:
-        first, summary = run_live(sandbox, tmp_path / "one", "live", chosen(), 4.0)
+        first, summary = run_live(
+            sandbox, tmp_path / "one", "live", chosen(), 3.0, until=has_filled
+        )
         assert_agrees_with_the_venue(sandbox, first, summary)
-        second, summary = run_live(sandbox, tmp_path / "two", "live", chosen(), 4.0)
+        second, summary = run_live(
+            sandbox, tmp_path / "two", "live", chosen(), 2.0, until=has_quoted
+        )
         assert second.failed is None
         assert summary["left_working"] == []
         assert sandbox.venue.open_orders(sandbox.account) == []
@@ -311,7 +321,7 @@ def test_a_second_run_takes_over_the_position_and_replays_to_the_same(tmp_path: 
 def test_a_resumed_run_goes_on_where_the_killed_one_stood(mode: Mode, tmp_path: Path) -> None:
     with sandboxed(speed=60.0, tier="premium") as sandbox:
 
-        async def drop() -> None:
+        async def drop() -> int:
             run = LiveRun(chosen(), tmp_path / "one", mode=mode, endpoints=sandbox.endpoints)
             task = asyncio.ensure_future(run.run(for_secs=60.0))
             while run.decisions < 8 and not task.done():
@@ -321,18 +331,14 @@ def test_a_resumed_run_goes_on_where_the_killed_one_stood(mode: Mode, tmp_path: 
             await asyncio.gather(task, return_exceptions=True)
             assert run._recorder is not None
             run._recorder.abandon()
+            return run.decisions
 
-        asyncio.run(drop())
+        decided = asyncio.run(drop())
         assert main(["doctor", str(tmp_path / "one")]) == 0
-
-        async def resume() -> tuple[LiveRun, dict[str, object]]:
-            run = LiveRun(
-                chosen(), tmp_path / "two", mode=mode, endpoints=sandbox.endpoints,
-                resume=tmp_path / "one",
-            )  # fmt: skip
-            return run, await run.run(for_secs=4.0)
-
-        run, summary = asyncio.run(resume())
+        run, summary = run_live(
+            sandbox, tmp_path / "two", mode, chosen(), 3.0,
+            until=lambda run: run.decisions > decided + 4, resume=tmp_path / "one",
+        )  # fmt: skip
         assert run.failed is None, run.failed
         assert summary["left_working"] == []
         if mode == "live":
