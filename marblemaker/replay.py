@@ -22,6 +22,7 @@ from reactivex.abc import DisposableBase
 from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.settings import Settings, SettingsError, as_used, instruments_of
+from marblemaker.trace import Trace, finish_trace
 from marblemaker.versions import versions
 from marblemaker.wiring import (
     budget_of,
@@ -32,6 +33,7 @@ from marblemaker.wiring import (
 )
 from operators.budget import Budget, Forecast, forecast
 from operators.quoting import quoting
+from operators.tap import NO_TAPS
 from sinks.fills import FillModel
 from sinks.journal import Journal, Ledger
 from sinks.limits import VenueAccount
@@ -39,7 +41,7 @@ from sinks.order_sink import OrderSink
 from sinks.quote_view import QuoteView, quote_view
 from sinks.simulated import SilentVenue, SimulatedVenue
 from streams.clock import Clock, no_thread_timers
-from streams.events import AccountEvent, Status
+from streams.events import AccountEvent, Decision, Status
 from streams.instant import iso
 from streams.instrument import UNIT, format_units
 from streams.pump import PAIR, STATUS, Inputs, Market, Pump
@@ -128,6 +130,7 @@ def replay(
     bounds: bool = False,
     overwrite: bool = False,
     batch_rows: int = BATCH_ROWS,
+    trace: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a recording through the graph and write a run folder; return its summary.
@@ -135,7 +138,7 @@ def replay(
     ``venue``: ``recorded`` takes the answers in the recording as inputs, ``simulated`` asks the
     simulated venue; by default recorded if there are answers. ``bounds``: tell also what the very
     same orders would have filled under each fill model. ``overwrite`` replaces an earlier replay at
-    ``out``, and nothing else.
+    ``out``, and nothing else. Without ``trace`` the run cannot be proven or explained as closely.
 
     Errors: RecordingError for an unsound recording or an output that cannot be written;
         ReplayError if the graph failed. Nothing half-written is left behind.
@@ -149,7 +152,7 @@ def replay(
             f"on theirs. Replay the folder that holds them all, or use --venue simulated"
         )
     with _new_run(out, [source], overwrite=overwrite) as folder:
-        run = _Run([recording], [settings], [folder], recorded=recorded, bounds=bounds)
+        run = _Run([recording], [settings], [folder], recorded=recorded, bounds=bounds, trace=trace)
         (summary,) = run.complete(batch_rows, progress)
     return summary
 
@@ -163,6 +166,7 @@ def replay_together(
     bounds: bool = False,
     overwrite: bool = False,
     batch_rows: int = BATCH_ROWS,
+    trace: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run several recordings as one session: a graph and limits each, one account for all.
@@ -185,7 +189,7 @@ def replay_together(
         folders = [folder / name for name in names]
         for one in folders:
             one.mkdir()
-        run = _Run(recordings, settings, folders, recorded=recorded, bounds=bounds)
+        run = _Run(recordings, settings, folders, recorded=recorded, bounds=bounds, trace=trace)
         parts = run.complete(batch_rows, progress)
         whole = {
             "mode": "replay",
@@ -246,7 +250,9 @@ def _quiet_collector() -> Iterator[None]:
 class _MarketRun:
     """What one market of a run has of its own."""
 
-    def __init__(self, recording: Recording, settings: Settings, folder: Path) -> None:
+    def __init__(
+        self, recording: Recording, settings: Settings, folder: Path, *, trace: bool
+    ) -> None:
         self.recording = recording
         self.settings = settings
         self.folder = folder
@@ -263,6 +269,10 @@ class _MarketRun:
                 f"{len(settings.signal_instruments)} (signal.instrument and signal.others); import "
                 f"the missing ones, or change the settings"
             )
+        self.trace: Trace | None = None
+        if trace:
+            fair_value = settings.strategy.preset == "fair_value"
+            self.trace = Trace(folder, signals=recording.signals, fair_value=fair_value)
         self.sink: OrderSink
         self.venue: SimulatedVenue | SilentVenue
 
@@ -272,6 +282,8 @@ class _MarketRun:
             if not rows.height:
                 continue
             writer.append(rows)
+            if self.trace is not None:
+                self.trace.inputs(name, rows)
             if name == "target":
                 both = rows.filter(pl.col("bid_px").is_not_null() & pl.col("ask_px").is_not_null())
                 if both.height:
@@ -299,6 +311,7 @@ class _Run:
         *,
         recorded: bool,
         bounds: bool,
+        trace: bool,
     ) -> None:
         if not recorded and any(one.venue.kind == "lighter" for one in settings):
             raise SettingsError(
@@ -307,7 +320,8 @@ class _Run:
         self.recorded = recorded
         self.inputs = 0
         self.markets = [
-            _MarketRun(*parts) for parts in zip(recordings, settings, folders, strict=True)
+            _MarketRun(*parts, trace=trace)
+            for parts in zip(recordings, settings, folders, strict=True)
         ]
         self._bounds = bounds and not recorded
         # Only the copying of inputs to disk is off the thread of the graph, a batch at a time.
@@ -348,14 +362,22 @@ class _Run:
 
     def _graph(self, i: int, clock: Clock) -> DisposableBase:
         market, source, pump = self.markets[i], self.pump.markets[i], self.pump
-        settings, journal = market.settings, market.journal
+        settings, journal, trace = market.settings, market.journal, market.trace
+
+        def on_decision(decision: Decision) -> None:
+            journal.decision(decision)
+            if trace is not None:
+                trace.decision(decision)
+
+        if trace is not None:
+            source.orders.subscribe(Observer(trace.order))
         market.sink = order_sink_of(
             settings,
             market.venue,
             journal,
             clock=clock,
             notify=lambda update: pump.notify(update, i),
-            on_decision=journal.decision,
+            on_decision=on_decision,
         )
         graph = quoting(
             parameters_of(settings, market.recording.manifest),
@@ -365,6 +387,7 @@ class _Run:
             trades=source.trades,
             more_signals=source.signals[1:],
             account_orders=[other.orders for other in pump.markets],
+            taps=NO_TAPS if trace is None else trace.taps,
         )
 
         def on_account(event: AccountEvent) -> None:
@@ -399,6 +422,8 @@ class _Run:
             summary["seconds_in_graph"] = round(loop_seconds, 3)
             summary["events_per_second"] = round(self.inputs / seconds) if seconds else 0
             write_manifest(market.folder, manifest)
+            if market.trace is not None:
+                finish_trace(market.trace, market.folder, manifest, summary["digest"])
             (market.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
             summaries.append(summary)
         return summaries
@@ -436,9 +461,14 @@ class _Run:
         self.inputs += len(seqs)
         if self._writing is not None:
             self._writing.result()
-        self._writing = self._disk.submit(self._write_inputs, frame, seqs)
+        traced = [market.trace.take() for market in self.markets if market.trace is not None]
+        self._writing = self._disk.submit(self._write, frame, seqs, traced)
 
-    def _write_inputs(self, frame: pl.DataFrame, seqs: list[int]) -> None:
+    def _write(
+        self, frame: pl.DataFrame, seqs: list[int], traced: Sequence[Callable[[], None]]
+    ) -> None:
+        for write in traced:
+            write()
         numbers = pl.Series("seq", seqs, dtype=pl.UInt64)
         for i, market in enumerate(self.markets):
             market.write_inputs(frame, numbers, i * PAIR)

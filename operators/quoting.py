@@ -41,6 +41,7 @@ from operators.residual import Baseline, residual
 from operators.skew import skew
 from operators.starting import starting_with
 from operators.state import State
+from operators.tap import NO_TAPS, Taps, tap
 from operators.throttle import Retract, retract_sides, retract_to_reach, throttle
 from operators.tick_ladder import tick_ladder
 from operators.weighted import weighted
@@ -147,6 +148,7 @@ def quoting(
     trades: Observable[Trade] | None = None,
     more_signals: Sequence[Observable[Quote]] = (),
     account_orders: Sequence[Observable[OrderUpdate]] | None = None,
+    taps: Taps = NO_TAPS,
 ) -> Operator[Quote, Decision]:
     """Turn the signal's quotes, with the target's and our orders beside them, into decisions.
 
@@ -163,7 +165,7 @@ def quoting(
     the kill switch apply.
 
     ``account_orders``: the changes that count against the account's budget, a stream a market; by
-    default only ours.
+    default only ours. ``taps`` are told what the stages hand on.
 
     Shape: see ``requote`` and ``throttle``. Subscribe with the graph's clock as scheduler.
     """
@@ -173,9 +175,9 @@ def quoting(
         p = parameters
         book = target.pipe(without_own(orders)) if p.anchor_without_own else target
         if p.preset == "tutorial":
-            return _tutorial(p, signal, book, orders, status, spend)
-        states = _states(p, [signal, *more_signals], book, status, trades)
-        return states.pipe(_decide(p, orders, status, spend))
+            return _tutorial(p, signal, book, orders, status, spend, taps)
+        states = _states(p, [signal, *more_signals], book, status, trades, taps)
+        return states.pipe(_decide(p, orders, status, spend, taps))
 
     return operator
 
@@ -189,10 +191,14 @@ def _states(
     target: Observable[Quote],
     status: Observable[Status] | None,
     trades: Observable[Trade] | None,
+    taps: Taps,
 ) -> Observable[State]:
     g = p.guards
     measured = [_residuals(p, i, signals, status) for i in range(len(signals))]
-    residuals = measured[0] if len(measured) == 1 else weighted(measured, p.weights)
+    residuals, left_tape = measured[0], taps.signal(0)
+    if len(measured) > 1:
+        seen = [one.pipe(tap(taps.signal(i))) for i, one in enumerate(measured)]
+        residuals, left_tape = weighted(seen, p.weights), taps.weighted
     centre: list[Operator[Any, Any]] = [anchor(p.instrument.price_scale)]
     if g.max_target_age_ns is not None:
         centre.append(
@@ -214,8 +220,10 @@ def _states(
         together.append(basis(g.max_basis_bps))
     if p.preset == "fair_value":
         together.append(fair_value(p.instrument.price_scale))
-    states: Observable[State]
-    states = combine_latest(no_signal(residuals), no_target(anchors)).pipe(*together)
+    both = combine_latest(
+        no_signal(residuals), no_target(anchors), left_tape=left_tape, right_tape=taps.target
+    )
+    states: Observable[State] = both.pipe(*together)
     return states
 
 
@@ -269,19 +277,24 @@ def _tutorial(
     orders: Observable[OrderUpdate],
     status: Observable[Status] | None,
     spend: Sequence[Observable[OrderUpdate]],
+    taps: Taps,
 ) -> Observable[Decision]:
     def subscribe(
         observer: abc.ObserverBase[Decision], scheduler: abc.SchedulerBase | None = None
     ) -> abc.DisposableBase:
         sound: Operator[Mid | Refusal, Mid] = divert_refusals(observer)
+        see_residual: Operator[Residual, Residual] = tap(taps.signal(0))
+        see_anchor: Operator[Anchor, Anchor] = tap(taps.target)
         measure = cast(Operator[Mid, Residual], residual(p.baselines[0]))
         centre = cast(Operator[Mid, Anchor], anchor(p.instrument.price_scale, tutorial=True))
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
         no_signal = starting_with(Residual(0, 0, 0.0, 0.0, 0.0))
-        residuals = no_signal(measure(sound(signal.pipe(mid("signal", tutorial=True)))))
-        anchors = centre(sound(target.pipe(mid("target", tutorial=True))))
+        residuals = no_signal(
+            see_residual(measure(sound(signal.pipe(mid("signal", tutorial=True)))))
+        )
+        anchors = see_anchor(centre(sound(target.pipe(mid("target", tutorial=True)))))
         pairs: Observable[tuple[Anchor, Residual]] = anchors.pipe(ops.with_latest_from(residuals))
-        decisions = pairs.pipe(ops.map(_signal_first), _decide(p, orders, status, spend))
+        decisions = pairs.pipe(ops.map(_signal_first), _decide(p, orders, status, spend, taps))
         return decisions.subscribe(observer, scheduler=scheduler)
 
     return Link(subscribe)
@@ -299,6 +312,7 @@ def _decide(
     orders: Observable[OrderUpdate],
     status: Observable[Status] | None,
     spend: Sequence[Observable[OrderUpdate]],
+    taps: Taps,
 ) -> Operator[State, Decision]:
     g = p.guards
     ours: Observable[Inventory] = orders.pipe(
@@ -315,6 +329,10 @@ def _decide(
         steps.append(risk(g.risk, ours, schedule=g.schedule))
     if status is not None:
         steps.append(kill_switch(status))
+    # What the two feeds say is written down; so is here what became something else, or was refused.
+    altered = p.preset == "fair_value" or (g.schedule is not None and g.outside != "withdraw")
+    if altered:
+        steps.append(tap(taps.states))
     steps += [
         requote(
             threshold_bps=p.requote_threshold_bps,
@@ -324,7 +342,9 @@ def _decide(
             only_changes=p.preset == "ladder",
             limits=p.budget,
             orders=spend,
+            refused_tape=None if altered else taps.states,
         ),
+        tap(taps.wanted),
         throttle(
             p.min_interval_ns,
             limits=p.budget,

@@ -10,6 +10,7 @@ from reactivex.disposable import CompositeDisposable, Disposable
 from operators.budget import Budget, BudgetLimits
 from operators.operator import Link, Operator, clock_of, link
 from operators.state import State, seq_of
+from operators.tap import Tape
 from streams.events import Anchor, Decision, Inventory, OrderUpdate, Refusal, Residual
 
 __all__ = ["moved", "refused", "requote", "same_target", "widened_bps"]
@@ -90,6 +91,7 @@ def requote(
     only_changes: bool = False,
     limits: BudgetLimits | None = None,
     orders: Sequence[Observable[OrderUpdate]] = (),
+    refused_tape: Tape | None = None,
 ) -> Operator[State, Decision]:
     """Price a state when it moved enough since the last quote, or when nothing of ours is out.
 
@@ -102,6 +104,8 @@ def requote(
 
     With ``limits`` (and the changes of our ``orders`` that count against them, a stream a market)
     the threshold widens when a budget runs low: ``operators.budget.widening``, ``widened_bps``.
+
+    ``refused_tape`` is where refused states are written down, also those that are only counted.
 
     ``price`` is the pipeline that a state worth it runs through; it must answer synchronously.
 
@@ -171,6 +175,8 @@ def requote(
                 seq, ts = seq_of(state), max(signal.ts, anchor.ts)
                 if not seq:
                     return  # Neither feed has said anything: there is no input to answer.
+                if refused_tape is not None:
+                    refused_tape.write(state, refused_tape.buffer, -1)
                 by = refusal.by
                 this = by, refusal.reason, refusal.seq if by in _FEEDS else 0
                 if this == last_refusal:

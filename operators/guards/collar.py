@@ -5,12 +5,32 @@ from reactivex import Observable, abc
 from operators.operator import Link, Operator, link
 from streams.events import Feed, Mid, Refusal
 
-__all__ = ["collar", "jump_bps"]
+__all__ = ["believed", "collar", "jump_bps"]
 
 
 def jump_bps(mid: float, accepted: float) -> float:
     """Distance of a mid from the one last believed, in bps, signed; a step."""
     return (mid / accepted - 1.0) * 10_000.0
+
+
+def believed(
+    mid: float,
+    ts: int,
+    accepted: float,
+    candidate: float,
+    since: int,
+    collar_bps: float,
+    confirm_ns: int,
+) -> tuple[bool, float, int]:
+    """Tell whether a mid is believed, and which new level waits for confirmation since when; a step.
+
+    ``accepted`` is the mid last believed; ``candidate`` the level that waits, 0 for none.
+    """
+    if abs(jump_bps(mid, accepted)) <= collar_bps:
+        return True, candidate, since
+    if not candidate or abs(jump_bps(mid, candidate)) > collar_bps:
+        candidate, since = mid, ts
+    return ts - since >= confirm_ns, candidate, since
 
 
 def collar(
@@ -41,18 +61,18 @@ def collar(
                     return
                 mid = value.mid
                 if not low <= mid <= high and accepted:
-                    jump = jump_bps(mid, accepted)
-                    if abs(jump) > collar_bps:
-                        if not candidate or abs(jump_bps(mid, candidate)) > collar_bps:
-                            candidate, since = mid, value.ts
-                        if value.ts - since < confirm_ns:
-                            emit(
-                                Refusal(
-                                    value.seq, value.ts, feed, "jump not confirmed",
-                                    value.bid_px, value.ask_px, None, None, jump, collar_bps,
-                                )
-                            )  # fmt: skip
-                            return
+                    sound, candidate, since = believed(
+                        mid, value.ts, accepted, candidate, since, collar_bps, confirm_ns
+                    )
+                    if not sound:
+                        emit(
+                            Refusal(
+                                value.seq, value.ts, feed, "jump not confirmed",
+                                value.bid_px, value.ask_px, None, None,
+                                jump_bps(mid, accepted), collar_bps,
+                            )
+                        )  # fmt: skip
+                        return
                 accepted, candidate = mid, 0.0
                 # Two comparisons a quote instead of a division; the exact judgement is above.
                 width = mid * (collar_bps / 10_000.0) * 0.999

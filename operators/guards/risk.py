@@ -12,7 +12,7 @@ from operators.state import State, refuse_state
 from streams.events import NO_INVENTORY, Anchor, Inventory
 from streams.instrument import UNIT, marked_pnl
 
-__all__ = ["REJECT_WINDOW_NS", "RiskLimits", "notional", "risk"]
+__all__ = ["REJECT_WINDOW_NS", "RiskLimits", "breach", "notional", "risk"]
 
 REJECT_WINDOW_NS = 60 * 10**9
 
@@ -40,6 +40,33 @@ def notional(position: int, mark: int) -> int:
     size = abs(position)
     whole, part = size // UNIT, size % UNIT
     return int(whole * mark + part * (mark // UNIT) + part * (mark % UNIT) // UNIT)
+
+
+def breach(
+    limits: RiskLimits, held: Inventory, rejects: int, mark: int | None, pnl_at_open: int
+) -> tuple[str, float, float] | None:
+    """Find the first limit that is passed: its words, the value judged and the limit.
+
+    ``rejects`` within the last minute; ``mark`` the target's mid, ``None`` before the first one.
+    """
+    position = held.position
+    if limits.max_position is not None and abs(position) > limits.max_position:
+        return "position beyond the limit", position / 1e9, limits.max_position / 1e9
+    if limits.max_orders is not None and held.working > limits.max_orders:
+        return "too many orders", float(held.working), float(limits.max_orders)
+    if limits.max_rejects is not None and rejects > limits.max_rejects:
+        return "reject storm", float(rejects), float(limits.max_rejects)
+    if mark is None:
+        return None
+    if limits.max_notional is not None and position:
+        value = notional(position, mark)
+        if value > limits.max_notional:
+            return "notional beyond the limit", value / 1e9, limits.max_notional / 1e9
+    if limits.max_loss is not None:
+        pnl = marked_pnl(held.cash, held.fees, position, mark) - pnl_at_open
+        if -pnl > limits.max_loss:
+            return "loss beyond the limit", -pnl / 1e9, limits.max_loss / 1e9
+    return None
 
 
 def risk(
@@ -78,24 +105,7 @@ def risk(
             timer = SerialDisposable()
 
             def judge() -> tuple[str, float, float] | None:
-                position = held.position
-                if limits.max_position is not None and abs(position) > limits.max_position:
-                    return "position beyond the limit", position / 1e9, limits.max_position / 1e9
-                if limits.max_orders is not None and held.working > limits.max_orders:
-                    return "too many orders", float(held.working), float(limits.max_orders)
-                if limits.max_rejects is not None and len(rejected) > limits.max_rejects:
-                    return "reject storm", float(len(rejected)), float(limits.max_rejects)
-                if mark is None:
-                    return None
-                if limits.max_notional is not None and position:
-                    value = notional(position, mark)
-                    if value > limits.max_notional:
-                        return "notional beyond the limit", value / 1e9, limits.max_notional / 1e9
-                if limits.max_loss is not None:
-                    pnl = marked_pnl(held.cash, held.fees, position, mark) - pnl_at_open
-                    if -pnl > limits.max_loss:
-                        return "loss beyond the limit", -pnl / 1e9, limits.max_loss / 1e9
-                return None
+                return breach(limits, held, len(rejected), mark, pnl_at_open)
 
             def trip(why: tuple[str, float, float]) -> None:
                 nonlocal tripped, until

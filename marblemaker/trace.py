@@ -1,0 +1,540 @@
+"""Trace: what every operator of a run put out, and a digest of each.
+
+The graph is looked into where its stages meet (``operators.tap``). What flows there holds the
+outputs of all operators of the stage: a Residual has its mid, baseline and residual, a Refusal the
+reason by which its guard is known. So a digest an operator costs no hook an operator.
+
+``trace/`` in a run folder:
+
+- ``signal``, ``signal_2`` …, ``weighted``, ``target``, ``wanted``, ``orders`` (.parquet): values.
+- ``state.parquet``: what reached requote refused or altered; otherwise it is the latest of the two.
+- ``digests.parquet``: a row for every ``EVERY`` outputs of an operator, and one at its end.
+- ``proof.json``: the digests at the end, those of the inputs and the settings, and the versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+import polars as pl
+from msgspec import Struct
+from msgspec.structs import astuple
+from numpy.typing import NDArray
+
+from marblemaker.digest import NULL, Packed, Rolling, cut, new_tape, words_of_frame
+from marblemaker.versions import versions
+from operators.tap import Taps
+from sinks.journal import DECISIONS_SCHEMA
+from streams.events import Decision, OrderUpdate
+from streams.recording import FrameWriter, Manifest, RecordingError
+
+__all__ = [
+    "DIGESTS",
+    "EVERY",
+    "FOLDER",
+    "FORMAT",
+    "ORDER_UPDATES_SCHEMA",
+    "PROOF",
+    "STATE_SCHEMA",
+    "Proof",
+    "Trace",
+    "operators_in_order",
+    "read_proof",
+    "schema_of_stage",
+    "settings_digest",
+]  # fmt: skip
+
+FORMAT: Final = 1
+FOLDER: Final = "trace"
+DIGESTS: Final = "digests"
+PROOF: Final = "proof.json"
+EVERY: Final = 4_096
+"""Outputs of an operator from one checkpoint of its digest to the next."""
+
+_REFUSED: Final = {
+    "by": pl.String(), "reason": pl.String(), "value": pl.Float64(), "limit": pl.Float64(),
+}  # fmt: skip
+
+SIGNAL_SCHEMA: Final = pl.Schema(
+    {
+        "seq": pl.UInt64(), "ts": pl.Int64(),
+        "mid": pl.Float64(), "baseline": pl.Float64(), "residual": pl.Float64(), **_REFUSED,
+    }
+)  # fmt: skip
+
+TARGET_SCHEMA: Final = pl.Schema(
+    {
+        "seq": pl.UInt64(), "ts": pl.Int64(), "mid": pl.Float64(), "anchor": pl.Float64(),
+        "bid_px": pl.Int64(), "ask_px": pl.Int64(), **_REFUSED,
+    }
+)  # fmt: skip
+
+STATE_SCHEMA: Final = pl.Schema(
+    {
+        "signal_seq": pl.UInt64(), "target_seq": pl.UInt64(), "seq": pl.UInt64(), "ts": pl.Int64(),
+        "anchor": pl.Float64(), "widening": pl.Float64(), **_REFUSED,
+    }
+)  # fmt: skip
+
+_ORDER_TYPES: Final[dict[str, pl.DataType]] = {
+    "state": pl.String(), "requested": pl.Boolean(),
+}  # fmt: skip
+
+ORDER_UPDATES_SCHEMA: Final = pl.Schema(
+    {name: _ORDER_TYPES.get(name, pl.Int64()) for name in OrderUpdate.__struct_fields__}
+)
+
+DIGESTS_SCHEMA: Final = pl.Schema(
+    {
+        "operator": pl.String(), "n": pl.UInt64(), "seq": pl.UInt64(), "ts": pl.Int64(),
+        "digest": pl.UInt64(),
+    }
+)  # fmt: skip
+
+# Which guard or book check a feed's refusal comes from, by its reason (docs/guards.md).
+_REFUSES: Final = {
+    "event time in the future": "event_time",
+    "event time far behind": "event_time",
+    "frozen": "frozen",
+    "jump not confirmed": "collar",
+    "looks like a split": "split",
+    "quiet": "age",
+    "dead": "age",
+    "disconnected": "age",
+}
+_CHAIN: Final = ("event_time", "frozen", "mid", "collar", "split", "residual", "anchor", "age")
+_TOGETHER: Final = (
+    "combine_latest", "weighted", "session", "basis", "fair_value", "risk", "kill_switch",
+    "requote", "skew", "ladder", "throttle", "order_sink",
+)  # fmt: skip
+
+# Fields of the structs, where they stand in a row of words.
+_RESIDUAL, _ANCHOR, _REFUSAL = 5, 7, 10
+_D: Final = {name: k for k, name in enumerate(Decision.__struct_fields__)}
+
+
+def operators_in_order(names: Sequence[str]) -> list[str]:
+    """Names of inputs and operators in the order in which values flow."""
+
+    def place(name: str) -> tuple[int, int, str]:
+        head, _, tail = name.partition(" ")
+        if head == "input":
+            return 0, 0, tail
+        feed, _, operator = name.partition(".")
+        if operator:
+            return 1, _CHAIN.index(operator), feed
+        return 2, _TOGETHER.index(name), ""
+
+    return sorted(names, key=place)
+
+
+def schema_of_stage(name: str) -> pl.Schema:
+    """Columns of one file of a trace, by its name without ``.parquet``."""
+    if name in ("state", "target", "wanted", "orders", DIGESTS):
+        return {
+            "state": STATE_SCHEMA, "target": TARGET_SCHEMA, "wanted": DECISIONS_SCHEMA,
+            "orders": ORDER_UPDATES_SCHEMA, DIGESTS: DIGESTS_SCHEMA,
+        }[name]  # fmt: skip
+    return SIGNAL_SCHEMA
+
+
+def settings_digest(manifest: Manifest) -> str:
+    """The sha256 of the settings and instruments that a manifest names."""
+    document = {
+        "settings": manifest.settings,
+        "instruments": msgspec.to_builtins(manifest.instruments),
+    }
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Proof(Struct, kw_only=True, omit_defaults=True):
+    """What a run says of itself at its end."""
+
+    format: int
+    every: int
+    settings: str
+    """sha256, see ``settings_digest``."""
+    operators: dict[str, tuple[int, str]]
+    """Of each operator and input the number of its outputs, and their digest (16 hex digits)."""
+    decisions: str = ""
+    """The sha256 over decisions and orders, as in ``summary.json``."""
+    outside: list[str] = []
+    """What the run was told past its log; with anything here it cannot be proven."""
+    versions: dict[str, str] = {}
+    platform: str = ""
+
+
+def read_proof(run: Path) -> Proof | None:
+    """The proof of a run; ``None`` if it has none (it was made without a trace).
+
+    Errors: RecordingError if there is one that cannot be read.
+    """
+    path = run / FOLDER / PROOF
+    if not path.is_file():
+        return None
+    try:
+        proof = msgspec.json.decode(path.read_bytes(), type=Proof)
+    except (OSError, msgspec.DecodeError) as error:
+        raise RecordingError(f"{path} is not a proof: {error}; restore it from a copy") from error
+    if proof.format > FORMAT:
+        raise RecordingError(
+            f"{path} is of format {proof.format}, this version reads up to {FORMAT}; use the "
+            f"version that wrote it ({proof.versions.get('marblemaker', 'unknown')})"
+        )
+    return proof
+
+
+def finish_trace(
+    trace: Trace,
+    run: Path,
+    manifest: Manifest,
+    decisions: str,
+    *,
+    names: Sequence[str] = ("account",),
+    outside: Sequence[str] = (),
+) -> Proof:
+    """Close a trace; the inputs called ``names`` are digested from the run's files."""
+    for name in names:
+        if name in manifest.files:
+            for batch in pl.scan_parquet(run / f"{name}.parquet").collect_batches(
+                chunk_size=_SEGMENT_ROWS, maintain_order=True
+            ):
+                trace.inputs(name, batch)
+    return trace.close(manifest, decisions, outside)
+
+
+class _Stage:
+    """One tape, and the file that its values go to."""
+
+    def __init__(self, folder: Path, name: str, width: int) -> None:
+        self.name = name
+        self.tape = new_tape()
+        self.width = width
+        self.schema = schema_of_stage(name)
+        self._writer = FrameWriter(folder, name, self.schema)
+        self._frames: list[pl.DataFrame] = []
+        self._height = 0
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Add rows; small batches are put together first."""
+        self._frames.append(pl.DataFrame(columns, self.schema))
+        self._height += self._frames[-1].height
+        if self._height >= _SEGMENT_ROWS:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._frames:
+            self._writer.append(pl.concat(self._frames))
+        self._frames, self._height = [], 0
+
+    def close(self) -> None:
+        self._spill()
+        self._writer.close()
+
+
+_SEGMENT_ROWS: Final = 65_536
+
+_Told = TypeVar("_Told", Decision, OrderUpdate)
+
+
+class Trace:
+    """Takes what the taps tell, and writes it with its digests.
+
+    ``take`` is called on the graph's thread and costs little; what it returns does the rest, on
+    whatever thread, in the order of the calls.
+    """
+
+    def __init__(self, folder: Path, *, signals: int = 1, fair_value: bool = False) -> None:
+        """Write into ``folder/trace``; ``signals`` is how many there are."""
+        self.folder = folder / FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = ["signal", *(f"signal_{k}" for k in range(2, signals + 1))]
+        if signals > 1:
+            names.append("weighted")
+        self._feeds = [_Stage(self.folder, name, _REFUSAL) for name in (*names, "target")]
+        self._state = _Stage(self.folder, "state", 2 * _REFUSAL)
+        self._wanted = _Stage(self.folder, "wanted", len(_D))
+        self._orders = _Stage(self.folder, "orders", len(OrderUpdate.__struct_fields__))
+        self._decisions = new_tape()
+        self._fair_value = fair_value
+        self._rolling: dict[str, Rolling] = {}
+        self._texts: dict[int, str] = {}
+        tapes = {stage.name: stage.tape for stage in self._feeds}
+        self.taps = Taps(
+            signals=tuple(tapes[name] for name in names if name != "weighted"),
+            weighted=tapes.get("weighted"),
+            target=tapes["target"],
+            states=self._state.tape,
+            wanted=self._wanted.tape,
+        )
+
+    def decision(self, decision: Decision) -> None:
+        """Take a decision, as the throttle put it out."""
+        self._decisions.write(decision, self._decisions.buffer, -1)
+
+    def order(self, update: OrderUpdate) -> None:
+        """Take a change of one of our orders."""
+        tape = self._orders.tape
+        tape.write(update, tape.buffer, -1)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have been told since the last ``take``."""
+        return sum(len(stage.tape.buffer) for stage in self._feeds)
+
+    def take(self) -> Callable[[], None]:
+        """Let go of what has been told; the function that is returned digests and writes it."""
+        feeds = [(stage, cut(stage.tape)) for stage in self._feeds]
+        states, wanted, orders = (
+            cut(stage.tape) for stage in (self._state, self._wanted, self._orders)
+        )
+        decisions = cut(self._decisions)
+
+        def write() -> None:
+            for stage, buffer in feeds:
+                if buffer:
+                    self._take_feed(stage, Packed(buffer, stage.width))
+            if states:
+                self._take_states(Packed(states, self._state.width))
+            if wanted:
+                self._take_wanted(Packed(wanted, self._wanted.width))
+            if decisions:
+                self._take_decisions(Packed(decisions, self._wanted.width))
+            if orders:
+                self._take_orders(Packed(orders, self._orders.width))
+
+        return write
+
+    # ------------------------------------------------------------ inputs
+
+    def inputs(self, name: str, rows: pl.DataFrame) -> None:
+        """Digest rows of an input as they were delivered; ``name`` is that of their file."""
+        if rows.height:
+            words = words_of_frame(rows)
+            seqs = rows["seq"].cast(pl.UInt64).to_numpy()
+            self._digest(f"input {name}", words, range(len(words)), seqs, rows["ts"].to_numpy())
+
+    # ------------------------------------------------------------ stages
+
+    def _take_feed(self, stage: _Stage, packed: Packed) -> None:
+        """A signal's or the target's chain: values, and refusals by who refused."""
+        words, widths, name = packed.words, packed.widths, stage.name
+        first = 0
+        if words[0, 0] == 0 and words[1, 0] == 0:
+            # What stands for a feed that has not spoken yet is no output.
+            first = 1
+        words, widths = words[:, first:], widths[first:]
+        height = len(widths)
+        if not height:
+            return
+        seqs, times = words[0], words[1].view(np.int64)
+        refused = widths == _REFUSAL
+        refusals = np.flatnonzero(refused)
+        values = np.flatnonzero(~refused) if len(refusals) else np.arange(height)
+        columns: dict[str, Any] = {"seq": seqs, "ts": times}
+        if name == "target":
+            self._digest("target.mid", words, (0, 1, 2, 4, 5), seqs, times, values)
+            self._digest("target.anchor", words, (0, 1, 3), seqs, times, values)
+            layout = {"mid": 2, "anchor": 3, "bid_px": 4, "ask_px": 5}
+        else:
+            if name == "weighted":
+                self._digest(name, words, (0, 1, 2, 3, 4), seqs, times, values)
+            else:
+                self._digest(f"{name}.mid", words, (0, 1, 2), seqs, times, values)
+                self._digest(f"{name}.residual", words, (0, 1, 3, 4), seqs, times, values)
+            layout = {"mid": 2, "baseline": 3, "residual": 4}
+        for column, k in layout.items():
+            dtype = np.int64 if column in ("bid_px", "ask_px") else np.float64
+            columns[column] = _with_nulls(words[k].view(dtype), refused if len(refusals) else None)
+        by, reason = [""] * len(refusals), [""] * len(refusals)
+        refusing: dict[str, list[int]] = {}
+        for i, row in enumerate(refusals.tolist()):
+            by[i] = self._text(packed, first + row, 2, "by")
+            reason[i] = text = self._text(packed, first + row, 3, "reason")
+            operator = name if name == "weighted" else f"{name}.{_REFUSES.get(text, 'mid')}"
+            refusing.setdefault(operator, []).append(row)
+        for operator, rows in refusing.items():
+            self._digest(operator, words, range(_REFUSAL), seqs, times, np.array(rows, np.int64))
+        columns |= _refused_columns(height, refusals, by, reason, words[8:10, refusals])
+        stage.write(columns)
+
+    def _take_states(self, packed: Packed) -> None:
+        """What reaches requote altered or refused: pairs, and refusals by who refused."""
+        words, widths, height = packed.words, packed.widths, packed.height
+        second = np.where(widths >= _REFUSAL + _ANCHOR, _REFUSAL, _RESIDUAL)
+        every = np.arange(height)
+        signal_seqs, target_seqs = words[0], words[second, every]
+        times = np.maximum(words[1].view(np.int64), words[second + 1, every].view(np.int64))
+        seqs = np.maximum(signal_seqs, target_seqs)
+        pairs = widths == _RESIDUAL + _ANCHOR
+        values, refusals = np.flatnonzero(pairs), np.flatnonzero(~pairs)
+        self._digest("combine_latest", words, (0, 1, 5, 6), seqs, times, values)
+        if self._fair_value:
+            self._digest("fair_value", words, (0, 5, 8), seqs, times, values)
+        widened = np.flatnonzero(pairs & (words[11] != _ONE))
+        self._digest("session", words, (0, 5, 11), seqs, times, widened)
+        by, reason = [""] * len(refusals), [""] * len(refusals)
+        judged = np.empty((2, len(refusals)), np.uint64)
+        refusing: dict[tuple[str, int], list[int]] = {}
+        for i, row in enumerate(refusals.tolist()):
+            # As requote has it: the target's refusal stands for both.
+            of_target = widths[row] in (_RESIDUAL + _REFUSAL, 2 * _REFUSAL)
+            start = int(second[row]) if of_target else 0
+            by[i] = source = self._text(packed, row, start + 2, "by", int(of_target))
+            reason[i] = self._text(packed, row, start + 3, "reason", int(of_target))
+            judged[:, i] = words[start + 8 : start + 10, row]
+            operator = source.replace(" ", "_")
+            operator = operator if operator in _TOGETHER else "combine_latest"
+            refusing.setdefault((operator, start), []).append(row)
+        for (operator, start), rows in refusing.items():
+            self._digest(
+                operator, words, (0, *range(start, start + _REFUSAL)), seqs, times,
+                np.array(rows, np.int64),
+            )  # fmt: skip
+        refused = ~pairs if len(refusals) else None
+        self._state.write(
+            {
+                "signal_seq": signal_seqs,
+                "target_seq": target_seqs,
+                "seq": seqs,
+                "ts": times,
+                "anchor": _with_nulls(words[8].view(np.float64), refused),
+                "widening": _with_nulls(words[11].view(np.float64), refused),
+                **_refused_columns(height, refusals, by, reason, judged),
+            }
+        )
+
+    def _take_wanted(self, packed: Packed) -> None:
+        words = packed.words
+        seqs, times = words[_D["seq"]], words[_D["ts"]].view(np.int64)
+        for operator, columns in _WANTED.items():
+            self._digest(operator, words, columns, seqs, times)
+        self._write_rows(self._wanted, packed, Decision)
+
+    def _take_decisions(self, packed: Packed) -> None:
+        words = packed.words
+        seqs, times = words[_D["seq"]], words[_D["ts"]].view(np.int64)
+        self._digest("throttle", words, range(len(_D)), seqs, times)
+
+    def _take_orders(self, packed: Packed) -> None:
+        words = packed.words
+        # They are no inputs and have no sequence number; n stands for it.
+        self._digest("order_sink", words, range(len(words)), words[1], words[0].view(np.int64))
+        self._write_rows(self._orders, packed, OrderUpdate)
+
+    @staticmethod
+    def _write_rows(stage: _Stage, packed: Packed, kind: type[_Told]) -> None:
+        decode = msgspec.msgpack.Decoder(kind).decode
+        rows = [astuple(decode(packed.bytes_of(row))) for row in range(packed.height)]
+        stage.write(dict(zip(stage.schema, zip(*rows, strict=True), strict=True)))
+
+    def _digest(
+        self, operator: str, words: Any, lines: Iterable[int], seqs: Any, times: Any,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:  # fmt: skip
+        if rows is None:
+            rows = np.arange(words.shape[1])
+        if len(rows):
+            rolling = self._rolling.get(operator)
+            if rolling is None:
+                rolling = self._rolling[operator] = Rolling(EVERY)
+            rolling.take(words, rows, np.array(list(lines), np.int64), seqs, times)
+
+    def _text(self, packed: Packed, row: int, line: int, field: str, part: int = 0) -> str:
+        """The text behind a word; each is read once."""
+        word = int(packed.words[line, row])
+        text = self._texts.get(word)
+        if text is None:
+            value = packed.value(row)
+            text = (value[part] if isinstance(value, list) else value)[field]
+            self._texts[word] = text
+        return text
+
+    # ------------------------------------------------------------ the end
+
+    def close(self, manifest: Manifest, decisions: str, outside: Sequence[str] = ()) -> Proof:
+        """Write all that is left, the digests and the proof; return the proof."""
+        self.take()()
+        for stage in (*self._feeds, self._state, self._wanted, self._orders):
+            stage.close()
+        names = operators_in_order(list(self._rolling))
+        rows = []
+        for name in names:
+            rolling = self._rolling[name]
+            rows += [(name, *checkpoint) for checkpoint in rolling.checkpoints]
+            if rolling.n % EVERY:
+                rows.append((name, rolling.n, rolling.seq, rolling.ts, rolling.digest))
+        pl.DataFrame(rows, DIGESTS_SCHEMA, orient="row").write_parquet(
+            self.folder / f"{DIGESTS}.parquet"
+        )
+        proof = Proof(
+            format=FORMAT,
+            every=EVERY,
+            settings=settings_digest(manifest),
+            operators={
+                name: (self._rolling[name].n, f"{self._rolling[name].digest:016x}")
+                for name in names
+            },
+            decisions=decisions,
+            outside=list(outside),
+            versions=versions("numba"),
+            platform=f"{platform.system()} {platform.machine()}",
+        )
+        text = json.dumps(msgspec.to_builtins(proof), indent=2)
+        (self.folder / PROOF).write_text(text + "\n")
+        return proof
+
+
+_ONE: Final = np.float64(1.0).view(np.uint64)
+
+_WANTED: Final[Mapping[str, tuple[int, ...]]] = {
+    operator: tuple(_D[name] for name in ("seq", "ts", *names))
+    for operator, names in {
+        "requote": (
+            "action", "reason", "signal_seq", "target_seq", "position", "refused_bid_px",
+            "refused_ask_px", "refused_bid_sz", "refused_ask_sz", "refused_value", "refused_limit",
+            "threshold_bps", "unmoved",
+        ),
+        "skew": ("signal_shift", "inventory_shift", "shift"),
+        "ladder": (
+            "half_spread", "bid", "ask", "bid_px", "ask_px", "bid_levels", "ask_levels",
+            "level_step", "qty", "bid_note", "ask_note",
+        ),
+    }.items()
+}  # fmt: skip
+
+
+def _with_nulls(values: Any, absent: Any) -> pl.Series:
+    series = pl.Series(np.ascontiguousarray(values))
+    if absent is not None and absent.any():
+        series = pl.select(pl.when(pl.Series(~absent)).then(series)).to_series()
+    return series
+
+
+def _refused_columns(
+    height: int, rows: NDArray[np.int64], by: list[str], reason: list[str], judged: Any
+) -> dict[str, pl.Series]:
+    """Columns of refusals among ``height`` rows: who, why, and the two words of what was judged."""
+    columns = {}
+    for name, values in (
+        ("by", pl.Series(by, dtype=pl.String)),
+        ("reason", pl.Series(reason, dtype=pl.String)),
+        ("value", _doubles(judged[0])),
+        ("limit", _doubles(judged[1])),
+    ):
+        column = pl.repeat(None, height, dtype=values.dtype, eager=True)
+        columns[name] = column.scatter(rows, values) if len(rows) else column
+    return columns
+
+
+def _doubles(words: Any) -> pl.Series:
+    words = np.ascontiguousarray(words)
+    return _with_nulls(words.view(np.float64), words == np.uint64(NULL))
