@@ -16,7 +16,10 @@ from typing import Any
 from marblemaker import __version__
 from marblemaker.bundled import BUNDLED
 from marblemaker.console import DONE, FAILED, INTERRUPTED, WRONG_USE, Console, summary_lines
+from marblemaker.diagram_cli import add_diagram_commands
 from marblemaker.live_cli import add_live_commands
+from marblemaker.prove_cli import add_prove_commands
+from marblemaker.report_cli import add_report_commands
 from marblemaker.settings import (
     Settings,
     SettingsError,
@@ -134,9 +137,23 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument(
         "--overwrite", action="store_true", help="replace an earlier replay that is there"
     )
+    replay.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse whatever reads a clock, random numbers, the environment … for a decision",
+    )
+    replay.add_argument(
+        "--no-trace",
+        dest="trace",
+        action="store_false",
+        help="keep no outputs and digests of operators: such a run cannot be proven or compared",
+    )
 
     _import_commands(commands)
     add_live_commands(commands, _command)
+    add_prove_commands(commands, _command)
+    add_report_commands(commands, _command)
+    add_diagram_commands(commands, _command)
 
     kill = _command(commands, "kill", _kill, "take all quotes away until --release")
     kill.add_argument(
@@ -250,8 +267,9 @@ def _settings(arguments: argparse.Namespace, recording: Path | None) -> Settings
     )
 
 
-def _replay(arguments: argparse.Namespace, console: Console) -> int:
+def _replay(arguments: argparse.Namespace, console: Console, *, report: bool = False) -> int:
     from marblemaker.replay import ReplayError, replay, replay_together
+    from marblemaker.strict import StrictError
 
     if arguments.engine == "compiled":
         raise SettingsError("--engine compiled is not part of this version; use --engine rx")
@@ -264,6 +282,8 @@ def _replay(arguments: argparse.Namespace, console: Console) -> int:
         "venue": arguments.venue,
         "bounds": arguments.fills == "bounds",
         "overwrite": arguments.overwrite or arguments.out is None,
+        "strict": arguments.strict,
+        "trace": arguments.trace,
     }
     try:
         with console.progress(f"replay {name}") as progress:
@@ -271,7 +291,7 @@ def _replay(arguments: argparse.Namespace, console: Console) -> int:
                 summary = replay_together(sources, settings, out, progress=progress, **options)
             else:
                 summary = replay(sources[0], settings[0], out, progress=progress, **options)
-    except ReplayError as error:
+    except (ReplayError, StrictError) as error:
         raise _Failure(str(error)) from error
     summary["run"] = str(out)
     if together:
@@ -285,6 +305,12 @@ def _replay(arguments: argparse.Namespace, console: Console) -> int:
         ]
     else:
         lines = summary_lines(summary, settings[0])
+    if report:
+        from marblemaker.report import write_report
+
+        summary["report"] = str(out / "report.html")
+        write_report(out, out / "report.html")
+        lines.append(f"  report     {summary['report']}")
     console.result(summary, lines)
     return DONE
 
@@ -323,8 +349,8 @@ def _kill(arguments: argparse.Namespace, console: Console) -> int:
 def _demo(arguments: argparse.Namespace, console: Console) -> int:
     arguments.recording = [BUNDLED]
     arguments.engine, arguments.venue, arguments.overwrite = "rx", None, True
-    arguments.fills = None
-    return _replay(arguments, console)
+    arguments.fills, arguments.strict, arguments.trace = None, False, True
+    return _replay(arguments, console, report=True)
 
 
 def _import_databento(arguments: argparse.Namespace, console: Console) -> int:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from operators.tap import Tape
 
 __all__ = [
-    "NULL", "SEED", "Packed", "Rolling", "cut", "fnv1a", "mixed", "new_tape", "words_of_frame",
+    "NULL", "SEED", "Packed", "Rolling", "cut", "fnv1a", "mixed", "new_tape", "warm_up",
+    "words_of_frame",
 ]  # fmt: skip
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -128,6 +129,15 @@ def cut(tape: Tape) -> bytes:
     written = bytes(tape.buffer)
     tape.buffer.clear()
     return written
+
+
+def warm_up() -> None:
+    """Have the loops compiled, or loaded from the cache, before anybody waits for them."""
+    tape = new_tape()
+    tape.write({"seq": 1, "ts": -1, "px": None, "mid": 0.5, "by": "nobody"}, tape.buffer, -1)
+    words = Packed(cut(tape), 5).words
+    one = np.zeros(1, np.int64)
+    Rolling(1).take(words, one, one, words[0], words[1].view(np.int64))
 
 
 class Packed:

@@ -20,6 +20,7 @@ from marblemaker.kill import KillFile
 from marblemaker.live_log import Rate, live_log
 from marblemaker.settings import Settings, SettingsError, as_used, instruments_of
 from marblemaker.status import Standing
+from marblemaker.trace import Trace, finish_trace
 from marblemaker.versions import versions
 from marblemaker.wall import now_ns
 from marblemaker.wiring import (
@@ -30,6 +31,7 @@ from marblemaker.wiring import (
 )
 from operators.budget import Budget
 from operators.quoting import quoting
+from operators.tap import NO_TAPS
 from sinks.dry import DryVenue
 from sinks.journal import Journal
 from sinks.lighter import LighterError, LighterVenue
@@ -180,6 +182,7 @@ class LiveRun:
         self._recorder: Recorder | None = None
         self._sink: OrderSink | None = None
         self._journal: Journal | None = None
+        self._trace: Trace | None = None
         self._lag_ns = 0
         self._pace = Pace()
         self._boundary: Boundary
@@ -247,6 +250,7 @@ class LiveRun:
         with no_thread_timers():
             _log.info("%s run of %s starts", self.mode, self.settings.target.instrument)
             self._journal = Journal(self.folder, account=False)
+            self._trace = self._new_trace()
             market = Market(len(self.settings.signal_instruments))
             self._clock = clock = Clock(first_ts)
             self._build(clock, market, recorder, span, real)
@@ -254,6 +258,15 @@ class LiveRun:
             await self._stream(loop, feeds, for_secs)
             await self._close()
         return self._finish(manifest)
+
+    def _new_trace(self) -> Trace | None:
+        if self.mode == "record":
+            return None
+        return Trace(
+            self.folder,
+            signals=len(self.settings.signal_instruments),
+            fair_value=self.settings.strategy.preset == "fair_value",
+        )
 
     async def _market(self, rest: LighterRest) -> MarketDetails:
         symbol = self.settings.target_instrument.symbol.removesuffix("-PERP")
@@ -320,7 +333,10 @@ class LiveRun:
             status=market.status,
             trades=market.trades,
             more_signals=market.signals[1:],
+            taps=NO_TAPS if self._trace is None else self._trace.taps,
         )
+        if self._trace is not None:
+            market.orders.subscribe(Observer(self._trace.order))
         market.account.subscribe(Observer(self._on_account))
         self._graph = market.signals[0].pipe(graph).subscribe(sink, scheduler=clock)
         limits = budget_of(settings)
@@ -489,6 +505,8 @@ class LiveRun:
     def _on_decision(self, decision: Decision) -> None:
         assert self._journal is not None
         self._journal.decision(decision)
+        if self._trace is not None:
+            self._trace.decision(decision)
         self.decisions += 1
         self.last_decision = decision
 
@@ -600,6 +618,8 @@ class LiveRun:
             self._on_status(self.standing())
             if self._journal is not None:
                 self._journal.flush()
+            if self._trace is not None:
+                self._trace.take()()
 
     def standing(self) -> Standing:
         """How the run stands at this instant."""
@@ -686,6 +706,9 @@ class LiveRun:
             "digest": self._journal.digest(),
         }
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if self._trace is not None:
+            names = [name for name in manifest.files if name in FILES]
+            finish_trace(self._trace, self.folder, manifest, str(summary["digest"]), names=names)
         self._recorder.finish(manifest)
         return summary
 

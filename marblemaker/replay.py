@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -131,6 +131,7 @@ def replay(
     overwrite: bool = False,
     batch_rows: int = BATCH_ROWS,
     trace: bool = True,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a recording through the graph and write a run folder; return its summary.
@@ -139,9 +140,10 @@ def replay(
     simulated venue; by default recorded if there are answers. ``bounds``: tell also what the very
     same orders would have filled under each fill model. ``overwrite`` replaces an earlier replay at
     ``out``, and nothing else. Without ``trace`` the run cannot be proven or explained as closely.
+    ``strict``: nothing on the path of a decision may read what a replay cannot repeat.
 
-    Errors: RecordingError for an unsound recording or an output that cannot be written;
-        ReplayError if the graph failed. Nothing half-written is left behind.
+    Errors: StrictError if something does; RecordingError for an unsound recording or an output
+        that cannot be written; ReplayError if the graph failed. Nothing half-written is left.
     """
     recording = Recording.open(source)
     shared = recording.manifest.sources.get("account", {}).get("shared_with")
@@ -151,7 +153,7 @@ def replay(
             f"{source} shared its account's budget with {', '.join(shared)}: its decisions depend "
             f"on theirs. Replay the folder that holds them all, or use --venue simulated"
         )
-    with _new_run(out, [source], overwrite=overwrite) as folder:
+    with _new_run(out, [source], overwrite=overwrite) as folder, _strictly(strict, progress):
         run = _Run([recording], [settings], [folder], recorded=recorded, bounds=bounds, trace=trace)
         (summary,) = run.complete(batch_rows, progress)
     return summary
@@ -167,6 +169,7 @@ def replay_together(
     overwrite: bool = False,
     batch_rows: int = BATCH_ROWS,
     trace: bool = True,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run several recordings as one session: a graph and limits each, one account for all.
@@ -185,7 +188,7 @@ def replay_together(
             f"the recordings quote {', '.join(names)}: each market may occur once; leave one out"
         )
     recorded = _recorded(recordings, venue)
-    with _new_run(out, sources, overwrite=overwrite) as folder:
+    with _new_run(out, sources, overwrite=overwrite) as folder, _strictly(strict, progress):
         folders = [folder / name for name in names]
         for one in folders:
             one.mkdir()
@@ -245,6 +248,15 @@ def _quiet_collector() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _strictly(strict: bool, progress: Progress | None) -> AbstractContextManager[None]:
+    if not strict:
+        return nullcontext()
+    # Imported when asked for: it looks at every function there is.
+    from marblemaker.strict import strict as strictly
+
+    return strictly(exempt=() if progress is None else (progress,))
 
 
 class _MarketRun:

@@ -8,7 +8,8 @@ reason by which its guard is known. So a digest an operator costs no hook an ope
 
 - ``signal``, ``signal_2`` …, ``weighted``, ``target``, ``wanted``, ``orders`` (.parquet): values.
 - ``state.parquet``: what reached requote refused or altered; otherwise it is the latest of the two.
-- ``digests.parquet``: a row for every ``EVERY`` outputs of an operator, and one at its end.
+- ``digests.parquet``: a row for every ``EVERY`` outputs of an operator, or ``EVERY_INPUT`` inputs,
+  and one at its end.
 - ``proof.json``: the digests at the end, those of the inputs and the settings, and the versions.
 """
 
@@ -28,7 +29,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from marblemaker.digest import NULL, Packed, Rolling, cut, new_tape, words_of_frame
+from marblemaker.digest import NULL, Packed, Rolling, cut, new_tape, warm_up, words_of_frame
 from marblemaker.versions import versions
 from operators.tap import Taps
 from sinks.journal import DECISIONS_SCHEMA
@@ -46,6 +47,7 @@ __all__ = [
     "Proof",
     "Trace",
     "operators_in_order",
+    "operators_of_refusals",
     "read_proof",
     "schema_of_stage",
     "settings_digest",
@@ -57,6 +59,8 @@ DIGESTS: Final = "digests"
 PROOF: Final = "proof.json"
 EVERY: Final = 4_096
 """Outputs of an operator from one checkpoint of its digest to the next."""
+EVERY_INPUT: Final = 128
+"""The same of an input: what was delivered is known from the files alone, should they change."""
 
 _REFUSED: Final = {
     "by": pl.String(), "reason": pl.String(), "value": pl.Float64(), "limit": pl.Float64(),
@@ -109,7 +113,19 @@ _REFUSES: Final = {
     "dead": "age",
     "disconnected": "age",
 }
-_CHAIN: Final = ("event_time", "frozen", "mid", "collar", "split", "residual", "anchor", "age")
+BOOKS: Final = "books"
+"""What ``operators.mid`` refuses has a digest of its own."""
+_CHAIN: Final = (
+    "event_time",
+    "frozen",
+    BOOKS,
+    "mid",
+    "collar",
+    "split",
+    "residual",
+    "anchor",
+    "age",
+)
 _TOGETHER: Final = (
     "combine_latest", "weighted", "session", "basis", "fair_value", "risk", "kill_switch",
     "requote", "skew", "ladder", "throttle", "order_sink",
@@ -133,6 +149,11 @@ def operators_in_order(names: Sequence[str]) -> list[str]:
         return 2, _TOGETHER.index(name), ""
 
     return sorted(names, key=place)
+
+
+def operators_of_refusals(operator: str) -> list[str]:
+    """Reasons by which an operator of a feed's chain refuses."""
+    return [reason for reason, by in _REFUSES.items() if by == operator]
 
 
 def schema_of_stage(name: str) -> pl.Schema:
@@ -254,6 +275,7 @@ class Trace:
 
     def __init__(self, folder: Path, *, signals: int = 1, fair_value: bool = False) -> None:
         """Write into ``folder/trace``; ``signals`` is how many there are."""
+        warm_up()
         self.folder = folder / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
         names = ["signal", *(f"signal_{k}" for k in range(2, signals + 1))]
@@ -359,7 +381,7 @@ class Trace:
         for i, row in enumerate(refusals.tolist()):
             by[i] = self._text(packed, first + row, 2, "by")
             reason[i] = text = self._text(packed, first + row, 3, "reason")
-            operator = name if name == "weighted" else f"{name}.{_REFUSES.get(text, 'mid')}"
+            operator = name if name == "weighted" else f"{name}.{_REFUSES.get(text, BOOKS)}"
             refusing.setdefault(operator, []).append(row)
         for operator, rows in refusing.items():
             self._digest(operator, words, range(_REFUSAL), seqs, times, np.array(rows, np.int64))
@@ -376,29 +398,30 @@ class Trace:
         seqs = np.maximum(signal_seqs, target_seqs)
         pairs = widths == _RESIDUAL + _ANCHOR
         values, refusals = np.flatnonzero(pairs), np.flatnonzero(~pairs)
-        self._digest("combine_latest", words, (0, 1, 5, 6), seqs, times, values)
-        if self._fair_value:
-            self._digest("fair_value", words, (0, 5, 8), seqs, times, values)
-        widened = np.flatnonzero(pairs & (words[11] != _ONE))
-        self._digest("session", words, (0, 5, 11), seqs, times, widened)
+        # A line for each of: both sides' seq and ts, anchor, widening, and the refusal's fields.
+        seen = np.full((6 + _REFUSAL, height), np.uint64(NULL), np.uint64)
+        seen[0], seen[1] = words[0], words[1]
+        seen[2], seen[3] = target_seqs, words[second + 1, every]
+        seen[4, values], seen[5, values] = words[8, values], words[11, values]
         by, reason = [""] * len(refusals), [""] * len(refusals)
-        judged = np.empty((2, len(refusals)), np.uint64)
-        refusing: dict[tuple[str, int], list[int]] = {}
+        told: dict[str, list[int]] = {"combine_latest": values.tolist()}
+        told["session"] = np.flatnonzero(pairs & (words[11] != _ONE)).tolist()
         for i, row in enumerate(refusals.tolist()):
             # As requote has it: the target's refusal stands for both.
             of_target = widths[row] in (_RESIDUAL + _REFUSAL, 2 * _REFUSAL)
             start = int(second[row]) if of_target else 0
             by[i] = source = self._text(packed, row, start + 2, "by", int(of_target))
             reason[i] = self._text(packed, row, start + 3, "reason", int(of_target))
-            judged[:, i] = words[start + 8 : start + 10, row]
+            seen[6:, row] = words[start : start + _REFUSAL, row]
             operator = source.replace(" ", "_")
             operator = operator if operator in _TOGETHER else "combine_latest"
-            refusing.setdefault((operator, start), []).append(row)
-        for (operator, start), rows in refusing.items():
-            self._digest(
-                operator, words, (0, *range(start, start + _REFUSAL)), seqs, times,
-                np.array(rows, np.int64),
-            )  # fmt: skip
+            told.setdefault(operator, []).append(row)
+        for operator, rows in told.items():
+            ordered = np.array(sorted(rows), np.int64)
+            self._digest(operator, seen, (0, 1, 2, 3, *range(5, 16)), seqs, times, ordered)
+        if self._fair_value:
+            self._digest("fair_value", seen, (0, 2, 4), seqs, times, values)
+        judged = seen[14:16, refusals]
         refused = ~pairs if len(refusals) else None
         self._state.write(
             {
@@ -445,7 +468,8 @@ class Trace:
         if len(rows):
             rolling = self._rolling.get(operator)
             if rolling is None:
-                rolling = self._rolling[operator] = Rolling(EVERY)
+                every = EVERY_INPUT if operator.startswith("input ") else EVERY
+                rolling = self._rolling[operator] = Rolling(every)
             rolling.take(words, rows, np.array(list(lines), np.int64), seqs, times)
 
     def _text(self, packed: Packed, row: int, line: int, field: str, part: int = 0) -> str:
@@ -470,7 +494,7 @@ class Trace:
         for name in names:
             rolling = self._rolling[name]
             rows += [(name, *checkpoint) for checkpoint in rolling.checkpoints]
-            if rolling.n % EVERY:
+            if rolling.n % rolling.every:
                 rows.append((name, rolling.n, rolling.seq, rolling.ts, rolling.digest))
         pl.DataFrame(rows, DIGESTS_SCHEMA, orient="row").write_parquet(
             self.folder / f"{DIGESTS}.parquet"

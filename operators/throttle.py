@@ -17,6 +17,7 @@ __all__ = [
     "release_ns",
     "retract_sides",
     "retract_to_reach",
+    "same_levels",
     "throttle",
 ]
 
@@ -85,7 +86,8 @@ def _retracted(
     )  # fmt: skip
 
 
-def _same_levels(one: Decision, other: Decision) -> bool:
+def same_levels(one: Decision, other: Decision) -> bool:
+    """Tell whether two targets want the same orders."""
     return (
         one.bid_px == other.bid_px
         and one.ask_px == other.ask_px
@@ -207,7 +209,7 @@ def throttle(
                     return
                 if held is None or due != due_ns:
                     wait(due)
-                again, held = held is not None and _same_levels(held, decision), decision
+                again, held = held is not None and same_levels(held, decision), decision
                 if again:
                     unreported += 1 + decision.unmoved
                 else:

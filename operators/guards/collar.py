@@ -22,15 +22,17 @@ def believed(
     collar_bps: float,
     confirm_ns: int,
 ) -> tuple[bool, float, int]:
-    """Tell whether a mid is believed, and which new level waits for confirmation since when; a step.
+    """Tell whether a mid is believed, and which new level waits for it since when; a step.
 
     ``accepted`` is the mid last believed; ``candidate`` the level that waits, 0 for none.
     """
-    if abs(jump_bps(mid, accepted)) <= collar_bps:
-        return True, candidate, since
-    if not candidate or abs(jump_bps(mid, candidate)) > collar_bps:
-        candidate, since = mid, ts
-    return ts - since >= confirm_ns, candidate, since
+    jump = jump_bps(mid, accepted)
+    if abs(jump) > collar_bps:
+        if not candidate or abs(jump_bps(mid, candidate)) > collar_bps:
+            candidate, since = mid, ts
+        if ts - since < confirm_ns:
+            return False, candidate, since
+    return True, candidate, since
 
 
 def collar(

@@ -12,7 +12,9 @@ import polars as pl
 import pytest
 from msgspec.structs import replace
 
+from marblemaker.bisect import bisect
 from marblemaker.live import LiveRun, Mode
+from marblemaker.prove import prove
 from marblemaker.replay import replay
 from marblemaker.sandboxed import Sandbox, sandboxed
 from marblemaker.settings import Settings, load_settings
@@ -92,6 +94,7 @@ def assert_replays_to_the_same(out: Path, digest: str, again: Path) -> None:
     for name in ("decisions", "orders", "fills"):
         live, replayed = (pl.read_parquet(f / f"{name}.parquet") for f in (out, again))
         assert live.equals(replayed), name
+    assert bisect(out, again) is None
 
 
 def assert_agrees_with_the_venue(sandbox: Sandbox, run: LiveRun, summary: dict[str, Any]) -> None:
@@ -129,6 +132,7 @@ def test_a_run_with_orders_fills_agrees_with_the_venue_and_replays_to_the_same(
         assert summary["fills"] > 0
         assert sandbox.venue.cancel_all_time(sandbox.account) == 0
     assert_replays_to_the_same(tmp_path / "run", summary["digest"], tmp_path / "again")
+    assert prove(tmp_path / "run").verdict == "identical"
     assert read_manifest(tmp_path / "run").mode == "live"
     secrets = (sandbox.endpoints.private_key or "", sandbox.endpoints.databento_key)
     for path in (tmp_path / "run").rglob("*"):

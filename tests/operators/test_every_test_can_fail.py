@@ -44,8 +44,8 @@ BREAKS = {
         "last_refusal, last_target = this",
     ),
     "throttle: the first held goes out": (
-        "throttle", "_same_levels(held, decision), decision",
-        "_same_levels(held, decision), held or decision",
+        "throttle", "same_levels(held, decision), decision",
+        "same_levels(held, decision), held or decision",
     ),
     "throttle: a withdrawal leaves the held target": (
         "throttle",
