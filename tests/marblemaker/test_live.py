@@ -21,9 +21,11 @@ from marblemaker.settings import Settings, load_settings
 from sandbox.faults import Faults
 from streams.recording import read_manifest
 
+# At sixtyfold speed an hour's rejects come within a minute: that is no storm.
 QUICK = (
     "session.calendar=24/7", "strategy.half_spread_bps=3", "strategy.requote_threshold_bps=2",
     "orders.in_flight_timeout_secs=1.5", "orders.stop_timeout_secs=6",
+    "risk.max_rejects_per_minute=10000",
 )  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
