@@ -169,7 +169,7 @@ class Packed:
         return self._buffer[self._starts[row] : self._starts[row + 1]]
 
     def value(self, row: int) -> Any:
-        """A value in plain dictionaries and lists: for its texts."""
+        """A value in plain lists and dictionaries: for its texts."""
         return msgspec.msgpack.decode(self.bytes_of(row))
 
 
@@ -182,6 +182,11 @@ def _big_endian(data: NDArray[np.uint8], pos: int, size: Any) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
+def _is_container(kind: int) -> bool:
+    return 0x80 <= kind <= 0x9F or kind == 0xDE
+
+
+@njit(cache=True, nogil=True)
 def _unpack(
     data: NDArray[np.uint8],
     words: Words,
@@ -190,7 +195,9 @@ def _unpack(
 ) -> int:
     """Fill the table; return the number of rows, or -1 minus the one that could not be read."""
     width, room = words.shape
-    size: Any = np.int64(0)
+    size: Any
+    fields: Any
+    digits: Any
     pos, row = 0, 0
     while pos < len(data):
         if row >= room:
@@ -199,27 +206,31 @@ def _unpack(
         column = 0
         structs = 1
         kind = data[pos]
-        if 0x90 <= kind <= 0x9F:
+        if 0x90 <= kind <= 0x9F and _is_container(data[pos + 1]):
             structs = kind & 0x0F
             pos += 1
         for _ in range(structs):
             kind = data[pos]
             pos += 1
+            named = True
             if 0x80 <= kind <= 0x8F:
                 fields = np.int64(kind & 0x0F)
             elif kind == 0xDE:
                 fields = np.int64(_big_endian(data, pos, 2))
                 pos += 2
+            elif 0x90 <= kind <= 0x9F:
+                named, fields = False, np.int64(kind & 0x0F)
             else:
                 return -1 - row
             for _ in range(fields):
-                key = data[pos]
-                if 0xA0 <= key <= 0xBF:
-                    pos += 1 + (key & 0x1F)
-                elif key == 0xD9:
-                    pos += 2 + data[pos + 1]
-                else:
-                    return -1 - row
+                if named:
+                    key = data[pos]
+                    if 0xA0 <= key <= 0xBF:
+                        pos += 1 + (key & 0x1F)
+                    elif key == 0xD9:
+                        pos += 2 + data[pos + 1]
+                    else:
+                        return -1 - row
                 if column >= width:
                     return -1 - row
                 kind = data[pos]
@@ -289,19 +300,23 @@ def words_of_frame(frame: pl.DataFrame) -> Words:
     """A frame as a table of words, a line for each of its columns."""
     words = np.empty((frame.width, frame.height), np.uint64)
     for k, series in enumerate(frame.get_columns()):
+        if series.null_count() == frame.height:
+            words[k] = _NULL
+            continue
         words[k] = _words_of_series(series)
         if series.null_count():
             words[k, series.is_null().to_numpy()] = _NULL
     return words
 
 
-def _words_of_series(series: pl.Series) -> Words:
-    dtype = series.dtype
-    if dtype == pl.String:
+def _words_of_series(series: pl.Series) -> Any:
+    """Words of a column; of what is absent, any."""
+    if series.dtype == pl.String:
         texts = {text: fnv1a(text) for text in series.drop_nulls().unique().to_list()}
         return np.array([texts.get(text, NULL) for text in series.to_list()], np.uint64)
-    if dtype == pl.Float64:
-        return series.fill_null(0.0).to_numpy().view(np.uint64)
-    if dtype == pl.UInt64:
-        return series.fill_null(0).to_numpy()
-    return series.cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64)
+    if series.null_count():
+        series = series.fill_null(0.0 if series.dtype == pl.Float64 else 0)
+    values = series.to_numpy()
+    if values.dtype in (np.float64, np.int64):
+        return values.view(np.uint64)
+    return values.astype(np.int64).view(np.uint64) if values.dtype != np.uint64 else values

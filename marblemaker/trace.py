@@ -133,6 +133,7 @@ _TOGETHER: Final = (
 
 # Fields of the structs, where they stand in a row of words.
 _RESIDUAL, _ANCHOR, _REFUSAL = 5, 7, 10
+_BY, _REASON = 2, 3
 _D: Final = {name: k for k, name in enumerate(Decision.__struct_fields__)}
 
 
@@ -379,8 +380,8 @@ class Trace:
         by, reason = [""] * len(refusals), [""] * len(refusals)
         refusing: dict[str, list[int]] = {}
         for i, row in enumerate(refusals.tolist()):
-            by[i] = self._text(packed, first + row, 2, "by")
-            reason[i] = text = self._text(packed, first + row, 3, "reason")
+            by[i] = self._text(packed, first + row, 2, _BY)
+            reason[i] = text = self._text(packed, first + row, 3, _REASON)
             operator = name if name == "weighted" else f"{name}.{_REFUSES.get(text, BOOKS)}"
             refusing.setdefault(operator, []).append(row)
         for operator, rows in refusing.items():
@@ -410,8 +411,8 @@ class Trace:
             # As requote has it: the target's refusal stands for both.
             of_target = widths[row] in (_RESIDUAL + _REFUSAL, 2 * _REFUSAL)
             start = int(second[row]) if of_target else 0
-            by[i] = source = self._text(packed, row, start + 2, "by", int(of_target))
-            reason[i] = self._text(packed, row, start + 3, "reason", int(of_target))
+            by[i] = source = self._text(packed, row, start + _BY, _BY, int(of_target))
+            reason[i] = self._text(packed, row, start + _REASON, _REASON, int(of_target))
             seen[6:, row] = words[start : start + _REFUSAL, row]
             operator = source.replace(" ", "_")
             operator = operator if operator in _TOGETHER else "combine_latest"
@@ -472,13 +473,13 @@ class Trace:
                 rolling = self._rolling[operator] = Rolling(every)
             rolling.take(words, rows, np.array(list(lines), np.int64), seqs, times)
 
-    def _text(self, packed: Packed, row: int, line: int, field: str, part: int = 0) -> str:
-        """The text behind a word; each is read once."""
+    def _text(self, packed: Packed, row: int, line: int, field: int, part: int = 0) -> str:
+        """The text of a refusal behind a word; each is read once."""
         word = int(packed.words[line, row])
         text = self._texts.get(word)
         if text is None:
             value = packed.value(row)
-            text = (value[part] if isinstance(value, list) else value)[field]
+            text = (value[part] if isinstance(value[0], list) else value)[field]
             self._texts[word] = text
         return text
 

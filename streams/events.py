@@ -141,6 +141,7 @@ class Status(Struct, frozen=True, gc=False):
 
 
 # ---------------------------------------------------------------- analytics
+# ``array_like``: what a trace writes down of every event is packed without its fields' names.
 
 
 class Mid(Struct, frozen=True, gc=False):
@@ -155,7 +156,7 @@ class Mid(Struct, frozen=True, gc=False):
     ask_px: int
 
 
-class Refusal(Struct, frozen=True):
+class Refusal(Struct, frozen=True, array_like=True):
     """Why nothing may be quoted, with the values that were judged."""
 
     seq: int
@@ -175,7 +176,7 @@ class Refusal(Struct, frozen=True):
     """What it was judged against, in the same unit."""
 
 
-class Residual(Struct, frozen=True, gc=False):
+class Residual(Struct, frozen=True, gc=False, array_like=True):
     """How far the signal's mid stands from its baseline."""
 
     seq: int
@@ -187,7 +188,7 @@ class Residual(Struct, frozen=True, gc=False):
     """mid / baseline − 1, a fraction: 1e-4 is 1 bp."""
 
 
-class Anchor(Struct, frozen=True, gc=False):
+class Anchor(Struct, frozen=True, gc=False, array_like=True):
     """The price that our quotes are centred on before skew."""
 
     seq: int

@@ -63,7 +63,7 @@ def rolled(words: Any, every: int = 2**62) -> Rolling:
 
 
 @given(st.lists(VALUES | st.tuples(VALUES, VALUES), min_size=1, max_size=20))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_what_is_on_a_tape_is_read_as_its_words(values: list[Value | tuple[Value, Value]]) -> None:
     tape = new_tape()
     for value in values:
@@ -108,7 +108,7 @@ def test_the_digest_is_the_written_formula() -> None:
 
 
 @given(st.lists(WORD, min_size=2, max_size=12), st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_every_change_of_one_word_changes_the_digest(words: list[int], data: Any) -> None:
     table = np.array([words], np.uint64)
     at = data.draw(st.integers(0, len(words) - 1))
