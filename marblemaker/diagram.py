@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
+from msgspec.structs import fields as struct_fields
 
 from marblemaker.calendar import ALWAYS_OPEN
 from marblemaker.marbles import (
@@ -275,8 +277,7 @@ class Diagram(Struct, frozen=True, kw_only=True):
                 lane: {
                     "diagram": self.line(lane),
                     "marbles": [
-                        {"name": marble.name, **msgspec.to_builtins(marble.event)}
-                        for marble in marbles
+                        {"name": marble.name, **asdict(marble.event)} for marble in marbles
                     ],
                 }
                 for lane, marbles in self.lanes.items()
@@ -603,7 +604,16 @@ def _event(lane: str, name: str, fields: Mapping[str, str], ts: int) -> Any:
                 f"{name}: {field}={text} cannot be read: {error}; see docs/testing.md for how "
                 f"values are written"
             ) from None
+    given: Any = values
+    lacking = [f.name for f in struct_fields(event_type) if f.required and f.name not in values]
+    if lacking:
+        raise DiagramError(
+            f"{name}: Object missing required field `{lacking[0]}` (a marble of {lane})"
+        )
+    if event_type.__struct_config__.array_like:
+        # Its fields are told by their place; those that are left out have their defaults.
+        given = [values.get(field.name, field.default) for field in struct_fields(event_type)]
     try:
-        return msgspec.convert(values, event_type)
+        return msgspec.convert(given, event_type)
     except msgspec.ValidationError as error:
         raise DiagramError(f"{name}: {error} (a marble of {lane})") from None

@@ -11,10 +11,11 @@ from marblemaker.settings import Settings
 from operators.anchor import anchor_price
 from operators.ladder import half_spread
 from operators.mid import mid_price, mid_price_1e16
+from operators.residual import ewma_of, ewma_weight, residual_of
 from operators.tick_ladder import skew_ticks
 from streams.instrument import ceil_ticks, floor_ticks, format_units, round_ticks
 
-__all__ = ["Formula", "formulas", "number"]
+__all__ = ["Formula", "baseline_formula", "formulas", "mid_formula", "number", "residual_formula"]
 
 
 class Formula(Struct, frozen=True):
@@ -67,6 +68,29 @@ def formulas(
     return found
 
 
+def mid_formula(name: str, bid_px: int, ask_px: int, *, tutorial: bool) -> Formula:
+    """The middle of a book, in the arithmetic of the preset."""
+    # As doubles they are not always the nearest ones to the decimals: see ``mid_price_1e16``.
+    middle = mid_price_1e16 if tutorial else mid_price
+    low, high = middle(bid_px, bid_px), middle(ask_px, ask_px)
+    return _is(name, f"({number(low)} + {number(high)}) / 2", middle(bid_px, ask_px))
+
+
+def baseline_formula(
+    name: str, before: float, mid: float, elapsed_ns: int, half_life_ns: int
+) -> Formula:
+    """An averaging baseline: what is left of the one before, and the mid that held since."""
+    weight = ewma_weight(elapsed_ns, half_life_ns)
+    left = f"{number(weight)} × {number(before)} + (1.0 − {number(weight)}) × {number(mid)}"
+    return _is(name, left, ewma_of(weight, before, mid))
+
+
+def residual_formula(name: str, mid: float, baseline: float) -> Formula:
+    """How far a signal stands from its baseline."""
+    left = f"{number(mid)} / {number(baseline)} − 1"
+    return _is(name, left, residual_of(mid, baseline))
+
+
 def _is(name: str, left: str, value: float, right: str | None = None) -> Formula:
     return Formula(name, f"{left} = {number(value) if right is None else right}", value)
 
@@ -83,11 +107,7 @@ def _target(row: Mapping[str, Any], settings: Settings) -> list[Formula]:
     found: list[Formula] = []
     preset, tick = settings.strategy.preset, _tick(settings)
     if mid is not None and bid is not None and ask is not None:
-        tutorial = preset == "tutorial"
-        # As doubles they are not always the nearest ones to the decimals: see ``mid_price_1e16``.
-        middle = mid_price_1e16 if tutorial else mid_price
-        low, high = middle(bid, bid), middle(ask, ask)
-        found.append(_is("target mid", f"({number(low)} + {number(high)}) / 2", mid))
+        found.append(mid_formula("target mid", bid, ask, tutorial=preset == "tutorial"))
     if preset == "fair_value" and row["signal_mid"] is not None:
         left = f"round_tick({number(row['signal_mid'])}, {tick})"
         return [*found, _is("anchor", left, row["anchor"])]
@@ -107,7 +127,7 @@ def _signal(
     if mid is None or baseline is None:
         return []  # No signal takes part: the residual is 0.
     if len(settings.weights) == 1:
-        return [_is("residual", f"{number(mid)} / {number(baseline)} − 1", residual)]
+        return [residual_formula("residual", mid, baseline)]
     if len(residuals) != len(settings.weights):
         return []
     terms = zip(settings.weights, residuals, strict=True)
