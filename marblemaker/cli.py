@@ -28,6 +28,7 @@ from marblemaker.settings import (
     read_document,
     with_overrides,
 )
+from marblemaker.why_cli import add_why_commands
 from streams.events import OutOfOrderError
 from streams.instant import iso
 from streams.instrument import Instrument
@@ -152,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     _import_commands(commands)
     add_live_commands(commands, _command)
     add_prove_commands(commands, _command)
+    add_why_commands(commands, _command)
     add_report_commands(commands, _command)
     add_diagram_commands(commands, _command)
 

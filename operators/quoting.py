@@ -61,7 +61,9 @@ from streams.events import (
 )
 from streams.instrument import Instrument
 
-__all__ = ["Guards", "LadderParameters", "Parameters", "Preset", "quoting"]
+__all__ = [
+    "Guards", "LadderParameters", "Parameters", "Preset", "price_of", "quoting", "retract_of",
+]  # fmt: skip
 
 Preset = Literal["composite", "tutorial", "fair_value", "ladder"]
 
@@ -338,7 +340,7 @@ def _decide(
             threshold_bps=p.requote_threshold_bps,
             signal_skew_factor=p.signal_skew_factor,
             inventory=ours,
-            price=_price(p, ours),
+            price=price_of(p, ours),
             only_changes=p.preset == "ladder",
             limits=p.budget,
             orders=spend,
@@ -349,7 +351,7 @@ def _decide(
             p.min_interval_ns,
             limits=p.budget,
             orders=spend,
-            retract=_retract(p),
+            retract=retract_of(p),
         ),
     ]
 
@@ -360,7 +362,7 @@ def _decide(
     return operator
 
 
-def _retract(p: Parameters) -> Retract:
+def retract_of(p: Parameters) -> Retract:
     """What a target that is held back takes away at once: in the tutorial nothing."""
     if p.preset == "tutorial":
         return _no_retract
@@ -373,9 +375,10 @@ def _no_retract(_: Decision, __: Decision) -> Decision | None:
     return None
 
 
-def _price(
+def price_of(
     p: Parameters, ours: Observable[Inventory]
 ) -> Operator[tuple[Residual, Anchor], Decision]:
+    """What a state that is worth it is priced by: skew, and the ladder of the preset."""
     max_notional = None if p.guards.risk is None else p.guards.risk.max_notional
     levels: Operator[Any, Decision]
     if p.ladder is not None:

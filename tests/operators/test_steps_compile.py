@@ -16,7 +16,7 @@ from operators.books import book_fault
 from operators.budget import accrued, gone_ns, widening
 from operators.guards.age import age_limit_ns, life
 from operators.guards.basis import basis_bps
-from operators.guards.collar import jump_bps
+from operators.guards.collar import believed, jump_bps
 from operators.guards.event_time import seconds_ahead
 from operators.guards.frozen import is_frozen
 from operators.guards.risk import notional
@@ -55,6 +55,7 @@ ROWS = 4_000
 # too, numba takes the plain function there as it is.
 numba.extending.register_jitable(round_ticks)
 numba.extending.register_jitable(edge)
+numba.extending.register_jitable(jump_bps)
 
 Arguments = tuple[Any, ...]
 Draw = Callable[[random.Random], Arguments]
@@ -208,6 +209,15 @@ def _accrued(source: random.Random) -> Arguments:
     return tokens, left, source.randrange(0, 2 * horizon), horizon, max(left * 0.1, 8.0)
 
 
+def _believed(source: random.Random) -> Arguments:
+    accepted = _mid(source)
+    mid = accepted * (1.0 + source.uniform(-0.02, 0.02))
+    candidate = source.choice((0.0, mid * (1.0 + source.uniform(-0.02, 0.02))))
+    since = source.randrange(10**9)
+    ts = since + source.randrange(10**9)
+    return mid, ts, accepted, candidate, since, 100.0, 5 * 10**8
+
+
 STEPS: Sequence[tuple[Callable[..., Any], Draw]] = (
     (book_fault, _book),
     (mid_price, lambda s: (s.randrange(1, 2**62), s.randrange(1, 2**62))),
@@ -234,6 +244,7 @@ STEPS: Sequence[tuple[Callable[..., Any], Draw]] = (
     (seconds_ahead, lambda s: (s.randrange(2**61), s.randrange(2**61))),
     (is_frozen, lambda s: (_near(s, 60 * 10**9), 60 * 10**9)),
     (jump_bps, lambda s: (_mid(s), _mid(s))),
+    (believed, _believed),
     (split_of, _split),
     (life, _life),
     (age_limit_ns, lambda s: (s.random() < 0.5, s.randrange(2**61), s.randrange(2**61))),
@@ -264,8 +275,10 @@ STEPS: Sequence[tuple[Callable[..., Any], Draw]] = (
 )  # fmt: skip
 
 
-def _bits(value: float) -> tuple[str, bytes]:
+def _bits(value: Any) -> tuple[Any, ...]:
     """Kind and bytes: -0.0 is not 0.0, and 1 is neither 1.0 nor True."""
+    if isinstance(value, tuple):
+        return tuple(map(_bits, value))
     if isinstance(value, bool):
         return "bool", bytes([value])
     if isinstance(value, int):
