@@ -34,6 +34,8 @@ __all__ = ["Difference", "Stage", "bisect", "comparable", "difference_lines", "s
 
 Row = dict[str, Any]
 
+_FEW_ULPS: Final = 10**6
+
 _REFUSED: Final = ("by", "reason", "value", "limit")
 _REQUOTE: Final = (
     "action", "reason", "signal_seq", "target_seq", "position", "refused_bid_px", "refused_ask_px",
@@ -440,7 +442,9 @@ def difference_lines(difference: Difference, names: tuple[str, str]) -> list[str
         for field in d.fields:
             one, other = d.a[field], d.b[field]
             if isinstance(one, float) and isinstance(other, float):
-                lines.append(f"  {field}: {_ulps(one, other):+,} units in the last place")
+                apart = _ulps(one, other)
+                if abs(apart) < _FEW_ULPS:
+                    lines.append(f"  {field}: {apart:+,} units in the last place")
     lines += ["", "what every operator had put out last, until then"]
     for operator, one, other in d.lineage:
         if one == other:

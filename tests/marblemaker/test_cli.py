@@ -417,6 +417,15 @@ def test_the_readme_shows_what_the_demo_prints_today(
     for line in capsys.readouterr().out.splitlines():
         if not line.startswith(("  speed", "  run", "  report")):
             assert line in readme
+    # The tour goes on with the odd quote, and with the proof; paths and seconds are of the run.
+    for command in (
+        ["why", str(tmp_path / "run"), "14:31:07.123Z"],
+        ["prove", str(tmp_path / "run")],
+    ):
+        assert main(command) == 0
+        for line in capsys.readouterr().out.splitlines():
+            if not line.startswith("IDENTICAL"):
+                assert line.partition(", mode replay")[0] in readme
 
 
 def test_a_disk_that_runs_full_is_named_and_leaves_nothing(tmp_path: Path) -> None:
