@@ -1,6 +1,6 @@
 """Runs of every earlier format keep loading, replaying to the same, and explaining themselves.
 
-Each folder in ``tests/data/runs`` was written by the version that introduced its format, and is
+Each folder in ``tests/data/formats`` was written by the version that introduced its format, and is
 never written again: ``format-1`` has no trace, ``format-1-traced`` has one (format 1 of its own).
 """
 
@@ -20,7 +20,7 @@ from marblemaker.trace import read_proof
 from streams.instant import iso
 from streams.recording import RecordingError
 
-RUNS = sorted((Path(__file__).parents[1] / "data" / "runs").iterdir())
+RUNS = sorted((Path(__file__).parents[1] / "data" / "formats").iterdir())
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
@@ -40,6 +40,8 @@ def test_a_run_of_an_earlier_format_loads_and_is_proven(run: Path) -> None:
 def test_a_run_of_an_earlier_format_is_explained_and_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # A first question may leave an index beside the run: not in the golden.
+    run = Path(shutil.copytree(run, tmp_path / "run"))
     fill = pl.read_parquet(run / "fills.parquet").row(0, named=True)
     assert main(["why", str(run), f"#{fill['n']}"]) == 0
     assert "shift" in capsys.readouterr().out
