@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Literal
+
+from marblemaker.files import write_whole
 
 __all__ = ["KillFile", "kill", "release"]
 
@@ -40,11 +40,7 @@ def kill(path: Path, reason: str) -> None:
 
     Errors: OSError if it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(reason + "\n")
-    os.replace(partial, path)
+    write_whole(path, f"{reason}\n".encode())
 
 
 def release(path: Path) -> bool:

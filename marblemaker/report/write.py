@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from marblemaker.files import write_whole
 from marblemaker.report.data import ReportData, gather
 from marblemaker.report.page import page
 from marblemaker.report.pictures import NAMES, pictures
@@ -78,21 +79,10 @@ def _pictures(data: ReportData, folder: Path) -> list[str]:
 
 
 def _replace(out: Path, text: bytes) -> None:
-    partial: str | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(
-            prefix=f".{out.name}.", suffix=".partial", dir=out.parent
-        )
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, out)
+        write_whole(out, text)
     except OSError as error:
         raise RecordingError(
             f"{out} cannot be written: {error.strerror or error}; make room, or choose another "
             f"file with --out"
         ) from error
-    finally:
-        if partial is not None and os.path.exists(partial):
-            os.unlink(partial)
