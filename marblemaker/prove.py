@@ -65,7 +65,7 @@ class Certificate(Struct, kw_only=True):
     run: str
     verdict: Verdict
     mode: str = ""
-    inputs: int = 0
+    events: int = 0
     decisions: int = 0
     orders: int = 0
     digest: str = ""
@@ -188,7 +188,7 @@ def _prove_together(
             digest = summary["markets"][one.name]["digest"]
             _compare(whole.markets[one.name], one, again / one.name, proof, digest)
     parts = list(whole.markets.values())
-    for name in ("inputs", "decisions", "orders"):
+    for name in ("events", "decisions", "orders"):
         setattr(whole, name, sum(getattr(part, name) for part in parts))
     verdicts = {part.verdict for part in parts}
     whole.verdict = "identical"
@@ -389,7 +389,7 @@ def _compare(
 ) -> None:
     summary = json.loads((run / "summary.json").read_text())
     manifest = read_manifest(again)
-    certificate.inputs = sum(e.rows for name, e in manifest.files.items() if name in FILES)
+    certificate.events = sum(e.rows for name, e in manifest.files.items() if name in FILES)
     certificate.decisions = manifest.files["decisions"].rows
     certificate.orders = manifest.files["orders"].rows
     certificate.digest, certificate.digest_again = summary["digest"], digest_again
@@ -451,9 +451,9 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     if c.obstacles:
         lines += [f"  {text}" for text in c.obstacles]
         return [*lines, *(f"  note: {note}" for note in c.notes)]
-    if c.inputs:
+    if c.events:
         lines.append(
-            f"  {c.inputs:,} inputs gave {c.decisions:,} decisions and {c.orders:,} orders"
+            f"  {c.events:,} inputs gave {c.decisions:,} decisions and {c.orders:,} orders"
             f"{' again' if c.verdict == 'identical' else ''}, mode {c.mode}, {c.seconds} s"
         )
     if c.operators:
