@@ -27,6 +27,7 @@ from marblemaker.settings import as_used, load_settings
 from marblemaker.strict import StrictError
 from marblemaker.trace import Proof, operators_in_order, read_proof, settings_digest
 from marblemaker.versions import versions
+from marblemaker.wiring import budget_of
 from streams.events import OutOfOrderError
 from streams.recording import (
     FILES,
@@ -126,6 +127,12 @@ def _prove_one(
 ) -> Certificate:
     certificate = _begin(run, manifest)
     proof = _look_at(run, manifest, certificate)
+    shared = manifest.sources.get("account", {}).get("shared_with")
+    if shared and budget_of(load_settings(manifest=manifest)) is not None:
+        certificate.obstacles.append(
+            f"it shared its account's budget with {', '.join(shared)}, so its decisions depend on "
+            f"inputs outside its log; prove the folder of them all"
+        )
     if config is not None or overrides:
         certificate.obstacles += _other_settings(manifest, config, overrides)
     if certificate.obstacles:
@@ -267,12 +274,6 @@ def _look_at(run: Path, manifest: Manifest, certificate: Certificate) -> Proof |
         obstacles.append(
             f"the run was killed ({manifest.ended}): what was not on disk by then is lost, and so "
             f"are its digests. Replay it for the decisions that follow from what is left"
-        )
-    shared = manifest.sources.get("account", {}).get("shared_with")
-    if shared and run.parent.joinpath("manifest.json").is_file():
-        obstacles.append(
-            f"it shared its account with {', '.join(shared)}; prove the folder of them all, "
-            f"{run.parent}"
         )
     for name in ("decisions", "orders", *(name for name in FILES if name in manifest.files)):
         if not (run / f"{name}.parquet").is_file():
@@ -454,7 +455,8 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     if c.events:
         lines.append(
             f"  {c.events:,} inputs gave {c.decisions:,} decisions and {c.orders:,} orders"
-            f"{' again' if c.verdict == 'identical' else ''}, mode {c.mode}, {c.seconds} s"
+            f"{' again' if c.verdict == 'identical' else ''}, mode {c.mode}"
+            f"{f', {c.seconds} s' if c.seconds else ''}"
         )
     if c.operators:
         lines.append(f"  {'operator':20}{'outputs':>12}  {'digest':16}")

@@ -16,7 +16,7 @@ from marblemaker.bisect import bisect, difference_lines
 from marblemaker.bundled import BUNDLED
 from marblemaker.cli import main
 from marblemaker.prove import Certificate, prove
-from marblemaker.replay import replay
+from marblemaker.replay import replay, replay_together
 from marblemaker.settings import load_settings
 from streams.clock import Clock
 from streams.recording import RecordingError, file_entry, read_manifest, write_manifest
@@ -137,6 +137,27 @@ def test_a_run_without_a_trace_is_proven_by_its_decisions_and_orders(run: Path) 
     assert "kept no digests" in certificate.notes[0]
     with pytest.raises(RecordingError, match="has no digests"):
         bisect(run, run)
+
+
+def test_markets_that_share_an_account_are_proven_together(recording: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(recording, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["instruments"]["target"]["symbol"] = "TSLA-PERP"
+    manifest["settings"] = {"target": {"instrument": "TSLA-PERP.LIGHTER"}}
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    settings = [
+        load_settings(manifest=read_manifest(one), overrides=["venue.limits=tier"])
+        for one in (recording, other)
+    ]
+    both = tmp_path / "both"
+    replay_together([recording, other], settings, both)
+    certificate = prove(both)
+    assert certificate.verdict == "identical", certificate.obstacles
+    assert list(certificate.markets) == ["NVDA-PERP.LIGHTER", "TSLA-PERP.LIGHTER"]
+    assert certificate.decisions == sum(c.decisions for c in certificate.markets.values()) > 10
+    told = obstacle_of(prove(both / "NVDA-PERP.LIGHTER"))
+    assert "shared its account's budget with TSLA-PERP.LIGHTER" in told
 
 
 # ---------------------------------------------------------------- what was touched is named
