@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -183,6 +184,10 @@ class LiveRun:
         self._sink: OrderSink | None = None
         self._journal: Journal | None = None
         self._trace: Trace | None = None
+        # Not the graph's affair, and milliseconds of work: the event loop shall not wait for it.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-trace")
+        self._traced: Future[None] = Future()
+        self._traced.set_result(None)
         self._lag_ns = 0
         self._pace = Pace()
         self._boundary: Boundary
@@ -370,6 +375,8 @@ class LiveRun:
             batch.seq = None
             self._pump.run(batch)
             self._boundary.inputs += len(batch.kind)
+            if self._trace is not None:
+                self._trace.take()()
 
     async def _open_lighter(self, details: MarketDetails) -> tuple[Any, int]:
         """The real venue, reconciled; and the position that it holds for us."""
@@ -618,8 +625,14 @@ class LiveRun:
             self._on_status(self.standing())
             if self._journal is not None:
                 self._journal.flush()
-            if self._trace is not None:
-                self._trace.take()()
+            self._write_trace()
+
+    def _write_trace(self) -> None:
+        """Digest and write what operators have put out since, on a thread of its own."""
+        if self._trace is None or not self._traced.done():
+            return
+        self._traced.result()
+        self._traced = self._disk.submit(self._trace.take())
 
     def standing(self) -> Standing:
         """How the run stands at this instant."""
@@ -706,7 +719,9 @@ class LiveRun:
             "digest": self._journal.digest(),
         }
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        self._disk.shutdown(wait=True)
         if self._trace is not None:
+            self._traced.result()
             names = [name for name in manifest.files if name in FILES]
             finish_trace(self._trace, self.folder, manifest, str(summary["digest"]), names=names)
         self._recorder.finish(manifest)
