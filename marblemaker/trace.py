@@ -241,7 +241,7 @@ class _Stage:
         self.tape = new_tape()
         self.width = width
         self.schema = schema_of_stage(name)
-        self._writer = FrameWriter(folder, name, self.schema)
+        self._writer = FrameWriter(folder, name, self.schema, level=1)
         self._frames: list[pl.DataFrame] = []
         self._height = 0
 

@@ -558,8 +558,14 @@ class FrameWriter:
     a batch.
     """
 
-    def __init__(self, folder: Path, name: str, schema: pl.Schema) -> None:
-        """Write ``folder/name.parquet`` at close; segments live in ``folder/.segments``."""
+    def __init__(
+        self, folder: Path, name: str, schema: pl.Schema, *, level: int | None = None
+    ) -> None:
+        """Write ``folder/name.parquet`` at close; segments live in ``folder/.segments``.
+
+        ``level`` is zstd's, lower is quicker; ``None`` for the usual one.
+        """
+        self._level = level
         self.path = folder / f"{name}.parquet"
         self.rows = 0
         self._schema = schema
@@ -587,7 +593,11 @@ class FrameWriter:
             pl.scan_ipc(self._segments) if self._segments else pl.LazyFrame(schema=self._schema)
         )
         frames.sink_parquet(
-            self.path, compression="zstd", row_group_size=ROW_GROUP_ROWS, maintain_order=True
+            self.path,
+            compression="zstd",
+            compression_level=self._level,
+            row_group_size=ROW_GROUP_ROWS,
+            maintain_order=True,
         )
         for segment in self._segments:
             segment.unlink()
