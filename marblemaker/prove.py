@@ -28,9 +28,11 @@ from marblemaker.strict import StrictError
 from marblemaker.trace import Proof, operators_in_order, read_proof, settings_digest
 from marblemaker.versions import versions
 from marblemaker.wiring import budget_of
+from sinks.recorder import SESSION
 from streams.events import OutOfOrderError
 from streams.recording import (
     FILES,
+    MANIFEST,
     FileEntry,
     Manifest,
     RecordingError,
@@ -108,6 +110,12 @@ def prove(
     Errors: RecordingError if ``run`` is not a recording or run at all.
     """
     started = time.perf_counter()
+    if (run / SESSION).is_file() and not (run / MANIFEST).is_file():
+        killed = Certificate(run=str(run), verdict="not provable")
+        killed.obstacles.append(
+            f"{run} has not ended, or was killed; look after it with `marble doctor {run}`"
+        )
+        return killed
     manifest = read_manifest(run)
     if manifest.markets:
         certificate = _prove_together(run, manifest, strict=strict, progress=progress)
@@ -275,6 +283,7 @@ def _look_at(run: Path, manifest: Manifest, certificate: Certificate) -> Proof |
             f"the run was killed ({manifest.ended}): what was not on disk by then is lost, and so "
             f"are its digests. Replay it for the decisions that follow from what is left"
         )
+        return None
     for name in ("decisions", "orders", *(name for name in FILES if name in manifest.files)):
         if not (run / f"{name}.parquet").is_file():
             obstacles.append(f"{name}.parquet is missing; put it back from a copy")

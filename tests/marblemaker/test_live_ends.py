@@ -20,6 +20,7 @@ from reactivex import Observable, abc
 
 from marblemaker.cli import main
 from marblemaker.live import LiveRun, Mode
+from marblemaker.prove import prove
 from marblemaker.replay import replay
 from marblemaker.sandboxed import Sandbox, sandboxed
 from marblemaker.settings import load_settings
@@ -193,7 +194,9 @@ def test_a_run_that_was_killed_is_salvaged_and_replays(tmp_path: Path) -> None:
     wait_for_inputs(out, process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)
+    assert "marble doctor" in prove(out).obstacles[0]
     assert main(["doctor", str(out)]) == 0
+    assert "was killed" in prove(out).obstacles[0]
     manifest = read_manifest(out)
     assert manifest.ended.startswith("salvaged")
     assert manifest.files["signal"].rows > 0
