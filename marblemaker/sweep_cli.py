@@ -91,7 +91,7 @@ def _sweep(arguments: argparse.Namespace, console: Console) -> int:
     except SweepInterrupted as error:
         return console.error(str(error), INTERRUPTED)
     console.result(_document(swept), _lines(swept))
-    return DONE
+    return DONE if swept.failed < swept.rows else FAILED
 
 
 def _asked(

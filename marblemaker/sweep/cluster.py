@@ -97,7 +97,7 @@ def _run(distributed: Any, client: Any, tasks: Iterator[Task], take: Take, *, ah
 
     first = [submit(task) for task in islice(tasks, ahead)]
     try:
-        finished = distributed.as_completed(first)
+        finished = distributed.as_completed(first, loop=client.loop)
         for future in finished:
             task = pending.pop(future)
             if future.status == "cancelled":

@@ -12,6 +12,12 @@
   // ---------------------------------------------------------------- numbers and colours
 
   const told = (v) => v === null || v === undefined ? "off" : typeof v === "number" ? String(+v.toPrecision(6)) : String(v);
+  const short = (v) => String(+v.toPrecision(3));
+  /** Whether ordered values are better told apart by their ratios: most crowd near the low end. */
+  const byRatio = (sorted) => {
+    const low = sorted[0], high = sorted[sorted.length - 1], middle = sorted[sorted.length >> 1];
+    return low > 0 && high / low >= 30 && (middle - low) / (high - low) < 0.25;
+  };
   const tone = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
   const mix = (a, b, share) => `rgb(${parts(a).map((v, i) => Math.round(v + (parts(b)[i] - v) * share)).join(",")})`;
@@ -36,10 +42,12 @@
       return { labels: distinct.map(told), of: (v) => at.get(String(v)), binned: false };
     }
     const numbers = distinct.filter((v) => v !== null);
-    const low = numbers[0], width = (numbers[numbers.length - 1] - low) / BINS;
+    const low = numbers[0], high = numbers[numbers.length - 1], ratio = byRatio(numbers);
+    const edge = (i) => ratio ? low * (high / low) ** (i / BINS) : low + (high - low) * i / BINS;
+    const share = (v) => ratio ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low);
     return {
-      labels: Array.from({ length: BINS }, (_, i) => `${told(low + i * width)} …`), binned: true,
-      of: (v) => v === null ? 0 : Math.min(BINS - 1, Math.floor((v - low) / width)),
+      labels: Array.from({ length: BINS }, (_, i) => `${short(edge(i))} …`), binned: true,
+      of: (v) => v === null ? 0 : Math.min(BINS - 1, Math.floor(share(v) * BINS)),
     };
   };
 
@@ -151,11 +159,12 @@
   const axisOf = (name, values, numeric) => {
     const present = values.filter((v) => v !== null);
     if (numeric && present.length) {
-      let low = Infinity, high = -Infinity;
-      for (const v of present) { low = Math.min(low, v); high = Math.max(high, v); }
-      const span = high - low;
-      const ticks = span ? [0, 0.25, 0.5, 0.75, 1].map((t) => [t, told(low + t * span)]) : [[0.5, told(low)]];
-      return { name, ticks, at: (i) => values[i] === null ? null : span ? (values[i] - low) / span : 0.5 };
+      present.sort((a, b) => a - b);
+      const low = present[0], high = present[present.length - 1], span = high - low, ratio = byRatio(present);
+      const value = (t) => ratio ? low * (high / low) ** t : low + t * span;
+      const share = (v) => !span ? 0.5 : ratio ? Math.log(v / low) / Math.log(high / low) : (v - low) / span;
+      const ticks = span ? [0, 0.25, 0.5, 0.75, 1].map((t) => [t, short(value(t))]) : [[0.5, told(low)]];
+      return { name, ticks, at: (i) => values[i] === null ? null : share(values[i]) };
     }
     const distinct = [...new Set(values.map(told))].sort();
     const place = new Map(distinct.map((text, i) => [text, distinct.length > 1 ? i / (distinct.length - 1) : 0.5]));

@@ -49,8 +49,8 @@ def write_page(table: Path, out: Path) -> dict[str, Any]:
     recordings = frame["recording"].unique(maintain_order=True).to_list()
     combinations = frame["combination"].n_unique()
     notes = [
-        f"{combinations:,} combinations of {len(swept)} settings over {len(recordings):,} "
-        f"recordings: {frame.height:,} replays, {failed:,} failed."
+        f"{_many(combinations, 'combination')} of {_many(len(swept), 'setting')} over "
+        f"{_many(len(recordings), 'recording')}: {_many(frame.height, 'row')}, {failed:,} failed."
     ]
     if shown.height < frame.height:
         notes.append(f"The charts show every {-(-frame.height // _MOST_ROWS)}th row.")
@@ -151,6 +151,10 @@ def _table(title: str, rows: pl.DataFrame, swept: list[str]) -> str:
         f'<div class="table"><h2>{escape(title)}</h2><div class="scroll"><table><tr>{heads}</tr>'
         f"{body}</table></div></div>"
     )
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _text(value: Any) -> str:

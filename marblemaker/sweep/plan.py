@@ -22,7 +22,7 @@ from marblemaker.settings import (
 )
 from marblemaker.sweep.grid import Grid, RandomSearch, axes_of, typed
 from marblemaker.sweep.work import Engine, Task, identity, used
-from streams.recording import FILES, Manifest, RecordingError, did_you_mean, read_manifest
+from streams.recording import Manifest, Recording, RecordingError, did_you_mean, read_manifest
 
 __all__ = ["Plan", "Source", "make_plan", "read_plan_file"]
 
@@ -218,15 +218,12 @@ def _sources(recordings: Sequence[Path]) -> list[Source]:
                 f"{path} is a run of several markets; name the folders of its parts: "
                 f"{', '.join(str(path / market) for market in manifest.markets)}"
             )
-        for feed in ("signal", "target"):
-            if not (path / f"{feed}.parquet").is_file():
-                raise RecordingError(f"{path} has no {feed}.parquet; a sweep needs both feeds")
+        recording = Recording.open(path)
         full = path.resolve()
         name = full.name if names[full.name] == 1 else str(path)
-        rows = sum(entry.rows for key, entry in manifest.files.items() if key in FILES)
         source = Source(
-            name=name, path=full, sha=identity(manifest), rows=rows, manifest=manifest
-        )  # fmt: skip
+            name=name, path=full, sha=identity(manifest), rows=recording.rows, manifest=manifest
+        )
         twin = next((other for other in sources if other.sha == source.sha), None)
         if twin is not None:
             raise RecordingError(
