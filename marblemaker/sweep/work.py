@@ -7,6 +7,7 @@ when that input ends, also in the middle of a replay: so no worker outlives its 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -41,6 +42,8 @@ _AMOUNTS: Final = {
     "inventory_max_short": "max_short", "inventory_end": "position",
 }  # fmt: skip
 _ONE_AT_A_TIME: Final = threading.Lock()
+_COLLECT_SECONDS: Final = 5.0
+_collected = 0.0
 
 
 class SweepError(RuntimeError):
@@ -92,7 +95,20 @@ def compute(task: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         row = _replayed(msgspec.convert(task, Task))
         row["seconds"] = round(time.perf_counter() - started, 3)
+        _collect_now_and_then()
         return row
+
+
+def _collect_now_and_then() -> None:
+    """Free graphs that are done with: a replay puts the collector off, and they hold cycles.
+
+    Not after each replay: a collection looks at all there is, which takes as long as a short one.
+    """
+    global _collected
+    now = time.perf_counter()
+    if now - _collected > _COLLECT_SECONDS:
+        gc.collect()
+        _collected = now
 
 
 def _replayed(task: Task) -> dict[str, Any]:
