@@ -41,16 +41,15 @@ def run_local(tasks: Iterator[Task], jobs: int, take: Take) -> None:
     workers: list[_Worker] = []
     false_starts = 0
 
-    def give(worker: _Worker) -> None:
-        """The next task; a worker that there is none for ends."""
+    def give(worker: _Worker) -> bool:
+        """The next task, if there is one."""
         if waiting:
             worker.start(*waiting.popleft())
-            return
+            return True
         task = next(tasks, None)
-        if task is None:
-            worker.stop()
-        else:
+        if task is not None:
             worker.start(task, 1)
+        return task is not None
 
     try:
         with selectors.DefaultSelector() as pipes:
@@ -70,7 +69,10 @@ def run_local(tasks: Iterator[Task], jobs: int, take: Take) -> None:
                         if worker.task is not None:
                             take(worker.task, answer)
                         false_starts = 0
-                        give(worker)
+                        if not give(worker):
+                            # It ends by itself; nobody waits for it before the end.
+                            pipes.unregister(worker.answers)
+                            worker.stop()
                         continue
                     if worker.said_half:
                         continue
@@ -83,12 +85,11 @@ def run_local(tasks: Iterator[Task], jobs: int, take: Take) -> None:
                         else:
                             told = f"{_TRIES} workers died computing this; the last {ended}"
                             take(worker.task, failed("lost", told))
-                    elif not worker.stopped:
+                    else:
                         false_starts += 1
                         if false_starts >= _FALSE_STARTS or not worker.by_signal:
                             raise SweepError(f"a worker did not start: it {ended}")
-                    if not worker.stopped:
-                        hire()
+                    hire()
     finally:
         _dismiss(workers)
         clean_up()
@@ -118,7 +119,6 @@ class _Worker:
         self._half = b""
         self.task: Task | None = None
         self.tries = 0
-        self.stopped = False
 
     @property
     def said_half(self) -> bool:
@@ -141,7 +141,7 @@ class _Worker:
 
     def stop(self) -> None:
         """Let it end: there is nothing more."""
-        self.task, self.stopped = None, True
+        self.task = None
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
