@@ -28,6 +28,7 @@ from marblemaker.settings import (
     read_document,
     with_overrides,
 )
+from marblemaker.sweep_cli import add_sweep_commands
 from marblemaker.why_cli import add_why_commands
 from streams.events import OutOfOrderError
 from streams.instant import iso
@@ -155,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
     add_prove_commands(commands, _command)
     add_why_commands(commands, _command)
     add_report_commands(commands, _command)
+    add_sweep_commands(commands, _command)
     add_diagram_commands(commands, _command)
 
     kill = _command(commands, "kill", _kill, "take all quotes away until --release")

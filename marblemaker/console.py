@@ -44,10 +44,13 @@ class Console:
         print(message, file=sys.stderr)
 
     @contextmanager
-    def progress(self, title: str) -> Iterator[Any]:
-        """Give a callback for progress: a bar on a terminal, a line now and then elsewhere."""
+    def progress(self, title: str, unit: str = "events") -> Iterator[Any]:
+        """Give a callback for progress: a bar on a terminal, a line now and then elsewhere.
+
+        ``unit`` is what is counted.
+        """
         if sys.stderr.isatty():
-            with self._bar(title) as update:
+            with self._bar(title, unit) as update:
                 yield update
             return
         started = last = time.monotonic()
@@ -60,7 +63,7 @@ class Console:
             last = now
             rate = done / (now - started)
             text = f"{title}: {done:,}{'' if total is None else f' of {total:,}'}"
-            text += f", {rate:,.0f} events/s"
+            text += f", {_rate(rate)} {unit}/s"
             if ts is not None:
                 text += f", at {iso(ts)}"
             if total is not None:
@@ -70,7 +73,7 @@ class Console:
         yield line
 
     @contextmanager
-    def _bar(self, title: str) -> Iterator[Any]:
+    def _bar(self, title: str, unit: str) -> Iterator[Any]:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -79,7 +82,7 @@ class Console:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]} events/s"),
+            TextColumn(f"{{task.fields[rate]}} {unit}/s"),
             TextColumn("{task.fields[at]}"),
             TimeRemainingColumn(),
             console=RichConsole(stderr=True),
@@ -91,9 +94,13 @@ class Console:
             def update(done: int, total: int | None = None, ts: int | None = None) -> None:
                 rate = done / max(time.monotonic() - started, 1e-9)
                 at = "" if ts is None else iso(ts)[11:23]
-                progress.update(task, completed=done, total=total, rate=f"{rate:,.0f}", at=at)
+                progress.update(task, completed=done, total=total, rate=_rate(rate), at=at)
 
             yield update
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def _quoting(settings: Settings) -> str:

@@ -17,14 +17,18 @@ from streams.instrument import UNIT, Instrument, format_units, to_units
 from streams.recording import Manifest, did_you_mean
 
 __all__ = [
+    "DECIMAL_STRINGS",
     "Settings",
     "SettingsError",
     "as_used",
+    "check_keys",
     "for_market",
     "instruments_of",
     "load_settings",
     "parse_duration_ns",
+    "parse_value",
     "read_document",
+    "settings_of",
     "with_overrides",
 ]
 
@@ -183,7 +187,7 @@ _PRESET_DEFAULTS: Final[dict[str, tuple[float, float, float]]] = {
     "ladder": (0.5, 0.0, 0.0),
 }
 _AUTO_BASIS_BPS: Final = 500.0
-_DECIMAL_STRINGS: Final = {
+DECIMAL_STRINGS: Final = {
     "target.min_base_amount",
     "target.min_quote_amount",
     "strategy.trade_size",
@@ -191,6 +195,7 @@ _DECIMAL_STRINGS: Final = {
     "risk.max_notional",
     "risk.max_loss",
 }
+"""Keys whose amounts are written as texts, so that no digit is lost."""
 _OR_WHOLE_NUMBERS: Final = {"strategy.max_inventory", "strategy.order_size"}
 _DURATIONS_NS: Final = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
@@ -408,7 +413,7 @@ def read_document(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not TOML: {error}") from None
-    _check_keys(document, str(path))
+    check_keys(document, str(path))
     return document
 
 
@@ -445,7 +450,11 @@ def for_market(document: Mapping[str, Any], market: str | None) -> dict[str, Any
     return _merge(common, own)
 
 
-def _check_keys(document: Mapping[str, Any], where: str) -> None:
+def check_keys(document: Mapping[str, Any], where: str) -> None:
+    """Refuse unknown sections and keys; ``where`` they stand begins the message.
+
+    Errors: SettingsError with the nearest known name.
+    """
     sections = _sections()
     every = [f"{section}.{key}" for section, keys in sections.items() for key in keys]
     for section, body in document.items():
@@ -456,7 +465,7 @@ def _check_keys(document: Mapping[str, Any], where: str) -> None:
                         f"{where}: {_MARKETS}.{market} must hold sections such as "
                         f'[{_MARKETS}."{market}".strategy], was {own!r}'
                     )
-                _check_keys(own, f'{where}: [{_MARKETS}."{market}"]')
+                check_keys(own, f'{where}: [{_MARKETS}."{market}"]')
             continue
         if section not in sections:
             hint = _whereabouts(section, every) or did_you_mean(section, sections)
@@ -480,17 +489,20 @@ def _parse_override(text: str) -> dict[str, Any]:
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
         raise SettingsError(f"--set takes section.key=value, was {text!r}")
-    value: Any = raw.strip()
-    if f"{section}.{key}" not in _DECIMAL_STRINGS:
-        try:
-            value = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = value.strip("\"'")
-    else:
-        value = value.strip("\"'")
-    document = {section: {key: value}}
-    _check_keys(document, "--set")
+    document = {section: {key: parse_value(f"{section}.{key}", raw)}}
+    check_keys(document, "--set")
     return document
+
+
+def parse_value(name: str, text: str) -> Any:
+    """Read the value of the key ``name`` as ``--set`` gives it: TOML, or a text without quotes."""
+    text = text.strip()
+    if name not in DECIMAL_STRINGS:
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            pass
+    return text.strip("\"'")
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -550,13 +562,25 @@ def load_settings(
     if config is not None:
         target = manifest.instruments.get("target") if manifest is not None else None
         document = _merge(document, for_market(config, None if target is None else target.id))
-    document = with_overrides(document, overrides)
+    settings = settings_of(with_overrides(document, overrides))
+    from marblemaker.checks import check
+
+    check(settings)
+    return settings
+
+
+def settings_of(document: Mapping[str, Any]) -> Settings:
+    """Give a document its types; whether the values make sense is not looked at.
+
+    Errors: SettingsError for a value of the wrong kind.
+    """
+    document = _merge({}, document)
     for section, keys in _SWITCHES.items():
         for key in keys:
             value = document.get(section, {}).get(key)
             if value is False or value == "off":  # not 0, which is out of range
                 document[section][key] = None
-    for name in _DECIMAL_STRINGS:
+    for name in DECIMAL_STRINGS:
         section, key = name.split(".")
         value = document.get(section, {}).get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -564,14 +588,10 @@ def load_settings(
                 f'{name} must be a decimal string, was the number {value!r}; write "{value}"'
             )
     try:
-        settings = msgspec.convert(document, Settings)
+        return msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$.")
         raise SettingsError(f"{place.rstrip('`') or 'settings'}: {problem}") from None
-    from marblemaker.checks import check
-
-    check(settings)
-    return settings
 
 
 def instruments_of(settings: Settings) -> dict[str, Instrument]:

@@ -8,7 +8,7 @@ import pytest
 
 from marblemaker.settings import (
     SettingsError,
-    _check_keys,
+    check_keys,
     for_market,
     load_settings,
     with_overrides,
@@ -200,7 +200,7 @@ def test_what_contradicts_itself_is_refused_with_the_reason(
 
 
 def _checked(sections: dict[str, Any]) -> None:
-    _check_keys(sections, "settings")
+    check_keys(sections, "settings")
     settings(**sections)
 
 
