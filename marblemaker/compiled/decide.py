@@ -1,0 +1,447 @@
+"""From both feeds to a decision: session, basis, fair_value, risk, kill_switch, requote, prices.
+
+A state is two places in ``World.values``: one of the signal, one of the target. A guard that
+refuses a state puts its refusal in the target's place, as ``operators.state.refuse_state`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from marblemaker.compiled import steps
+from marblemaker.compiled import texts as t
+from marblemaker.compiled.clock import is_open, next_edge, schedule
+from marblemaker.compiled.feed import latest_of, refusal_words
+from marblemaker.compiled.layout import (
+    ALONE,
+    ALTERED,
+    CLOSED,
+    FEED_LINES,
+    KILLED,
+    NEVER,
+    RISK_OVER,
+    SESSION_ANEW,
+    SESSION_EDGE,
+    SIGNAL,
+    SPARE,
+    TARGET,
+    TRIPPED,
+    World,
+)
+from marblemaker.compiled.pace import throttled
+from marblemaker.compiled.sink import decided
+from operators.guards.risk import REJECT_WINDOW_NS
+
+__all__ = [
+    "on_orders", "on_pair", "refuse_beside", "risk_over", "session_edge", "start_session",
+    "unchanged",
+]  # fmt: skip
+
+NULL = t.NULL_WORD
+_WITHDRAW, _WIDEN = 0, 1
+_FAR = 9e8
+
+
+@njit
+def refuse_state(w: World, i: int, j: int, place: int, by: int, reason: int, ts: int) -> int:
+    """Make the value at ``place`` a guard's refusal of a state; return the place."""
+    seq = max(w.values[i].seq, w.values[j].seq)
+    v = w.values[place]
+    v.is_refusal, v.seq, v.ts, v.by, v.reason = 1, seq, ts, by, reason
+    v.bid_px = v.ask_px = v.bid_sz = v.ask_sz = NULL
+    v.has_value = v.has_limit = 0
+    return place
+
+
+# ---------------------------------------------------------------- session, basis, fair value
+
+
+@njit
+def start_session(w: World) -> None:
+    """Judge the session before the first input."""
+    s = w.state[0]
+    if w.parameters[0].has_schedule:
+        s.is_open = is_open(w, s.now)
+        before = 0
+        for edge in w.edges:
+            if edge <= s.now:
+                before = edge
+        s.closed_ns = before if before else NULL
+        if next_edge(w, s.now) < NEVER:
+            schedule(w, SESSION_EDGE, next_edge(w, s.now))
+
+
+@njit
+def session_edge(w: World) -> None:
+    """Open or close the session."""
+    s = w.state[0]
+    s.is_open, s.closed_ns = is_open(w, s.now), s.now
+    if next_edge(w, s.now) < NEVER:
+        schedule(w, SESSION_EDGE, next_edge(w, s.now))
+    if s.is_open:
+        # Behind the timers of this very instant: a feed may be too old from now on.
+        schedule(w, SESSION_ANEW, s.now)
+    else:
+        on_pair(w)
+
+
+@njit
+def on_pair(w: World) -> None:
+    """Take the latest of both feeds through the guards on both."""
+    p, s = w.parameters[0], w.state[0]
+    i, j = latest_of(w, SIGNAL), latest_of(w, TARGET)
+    if p.has_schedule and not s.is_open:
+        if p.outside == _WITHDRAW:
+            j = refuse_state(w, i, j, CLOSED, t.BY_SESSION, t.CLOSED, s.now)
+            if s.closed_ns != NULL:
+                w.values[j].has_value = 1
+                w.values[j].value = (s.now - s.closed_ns) / 1e9
+        elif p.outside == _WIDEN:
+            if not w.values[j].is_refusal:
+                w.values[ALTERED] = w.values[j]
+                w.values[ALTERED].widening = p.widening
+                j = ALTERED
+        else:
+            v = w.values[ALONE]
+            v.is_refusal, v.seq, v.ts = 0, 0, w.values[j].ts
+            v.mid = v.level = v.residual = 0.0
+            i = ALONE
+    if not w.values[i].is_refusal and not w.values[j].is_refusal and w.values[i].seq:
+        if p.has_basis:
+            apart = steps.basis_bps(w.values[j].mid, w.values[i].mid)
+            if not -p.basis_bps <= apart <= p.basis_bps:
+                now = max(w.values[i].ts, w.values[j].ts)
+                j = refuse_state(w, i, j, CLOSED, t.BY_BASIS, t.BEYOND, now)
+                v = w.values[j]
+                v.has_value, v.has_limit, v.value, v.limit = 1, 1, apart, p.basis_bps
+        if p.fair_value and not w.values[j].is_refusal:
+            if j != ALTERED:
+                w.values[ALTERED] = w.values[j]
+                j = ALTERED
+            w.values[j].level = steps.anchor_price(w.values[i].mid, p.scale)
+    on_state(w, i, j)
+
+
+# ---------------------------------------------------------------- risk and the kill switch
+
+
+@njit
+def breach(w: World) -> tuple[int, float, float]:
+    """The first limit that is passed, by its reason (-1: none), the value and the limit."""
+    p, s = w.parameters[0], w.state[0]
+    if p.risk_position >= 0 and abs(s.net) > p.risk_position:
+        return t.TOO_MUCH, s.net / 1e9, p.risk_position / 1e9
+    if p.risk_orders >= 0 and s.told > p.risk_orders:
+        return t.TOO_MANY, float(s.told), float(p.risk_orders)
+    rejects = s.rejects_tail - s.rejects_head
+    if p.risk_rejects >= 0 and rejects > p.risk_rejects:
+        return t.STORM, float(rejects), float(p.risk_rejects)
+    return -1, 0.0, 0.0
+
+
+@njit
+def judge_risk(w: World) -> None:
+    """Trip if a limit is passed."""
+    s = w.state[0]
+    while s.rejects_head < s.rejects_tail:
+        if w.rejected[s.rejects_head] > s.now - REJECT_WINDOW_NS:
+            break
+        s.rejects_head += 1
+    reason, value, limit = breach(w)
+    if reason >= 0:
+        s.tripped, s.tripped_reason = 1, reason
+        s.tripped_value, s.tripped_limit = value, limit
+        until = s.now + w.parameters[0].cooldown_ns
+        if until < NEVER:
+            schedule(w, RISK_OVER, until)
+
+
+@njit
+def refuse_risk(w: World) -> int:
+    """Put risk's refusal in the target's place of the latest state."""
+    s = w.state[0]
+    j = refuse_state(
+        w, s.signal_place, s.target_place, TRIPPED, t.BY_RISK, s.tripped_reason, s.now
+    )  # fmt: skip
+    v = w.values[j]
+    v.has_value, v.has_limit, v.value, v.limit = 1, 1, s.tripped_value, s.tripped_limit
+    return j
+
+
+@njit
+def on_state(w: World, i: int, j: int) -> None:
+    """Judge a state by the limits on what we did."""
+    s = w.state[0]
+    s.signal_place, s.target_place = i, j
+    if w.parameters[0].has_risk and (s.tripped or s.unjudged):
+        s.unjudged = 0
+        if not s.tripped:
+            judge_risk(w)
+        if s.tripped:
+            j = refuse_risk(w)
+    on_lawful(w, i, j)
+
+
+@njit
+def on_orders(w: World, new_rejects: int) -> None:
+    """Judge the limits after a change of our orders."""
+    s = w.state[0]
+    if not w.parameters[0].has_risk:
+        return
+    for _ in range(new_rejects):
+        if s.rejects_tail == len(w.rejected):
+            # What is past the window never counts again.
+            kept = s.rejects_tail - s.rejects_head
+            for k in range(kept):
+                w.rejected[k] = w.rejected[s.rejects_head + k]
+            s.rejects_head, s.rejects_tail = 0, kept
+            if kept == len(w.rejected):
+                s.trouble = 1
+                return
+        w.rejected[s.rejects_tail] = s.now
+        s.rejects_tail += 1
+    s.unjudged = 1
+    if not s.tripped:
+        judge_risk(w)
+        s.unjudged = 0
+        if s.tripped:
+            on_lawful(w, s.signal_place, refuse_risk(w))
+
+
+@njit
+def risk_over(w: World) -> None:
+    """Judge anew once a tripped limit has had its time."""
+    s = w.state[0]
+    s.tripped, s.unjudged = 0, 1
+    on_state(w, s.signal_place, s.target_place)
+
+
+@njit
+def on_lawful(w: World, i: int, j: int) -> None:
+    """Refuse a state while the operator's kill switch is on."""
+    s = w.state[0]
+    s.kill_signal, s.kill_target = i, j
+    if s.killed:
+        j = refuse_state(w, i, j, KILLED, t.BY_KILL_SWITCH, s.killed, s.now)
+    requote(w, i, j)
+
+
+# ---------------------------------------------------------------- requote
+
+
+@njit
+def unchanged(p: Any, s: Any, signal: Any, target: Any) -> bool:
+    """Tell whether the latest of both feeds surely leads to nothing but a count.
+
+    The whole way comes to the same; this is the short one, for almost every input.
+    """
+    if signal.is_refusal or target.is_refusal or s.killed or p.states_traced:
+        return False
+    if not (s.is_open or not p.has_schedule) or s.unjudged or s.tripped:
+        return False
+    if not s.quoted or not s.told or s.seen_resets != s.resets:
+        return False
+    if p.has_basis:
+        apart = steps.basis_bps(target.mid, signal.mid)
+        if not -p.basis_bps <= apart <= p.basis_bps:
+            return False
+    return s.last_widening == target.widening and not steps.moved(
+        target.level, s.last_anchor, signal.residual, s.last_residual,
+        p.signal_skew_factor, p.threshold,
+    )  # fmt: skip
+
+
+@njit
+def write_state(w: World, i: int, j: int) -> None:
+    """Write down both sides of a state."""
+    p, s = w.parameters[0], w.state[0]
+    if not p.traced:
+        return
+    out, doubles, k = w.state_out, w.state_doubles, s.state_rows
+    v = w.values[i]
+    line = 5
+    if v.is_refusal:
+        refusal_words(w, v, out, doubles, 0, k)
+        line = FEED_LINES
+    else:
+        out[0, k], out[1, k] = v.seq, v.ts
+        doubles[2, k], doubles[3, k], doubles[4, k] = v.mid, v.level, v.residual
+    v = w.values[j]
+    if v.is_refusal:
+        refusal_words(w, v, out, doubles, line, k)
+        width = line + FEED_LINES
+    else:
+        out[line, k], out[line + 1, k] = v.seq, v.ts
+        doubles[line + 2, k], doubles[line + 3, k] = v.mid, v.level
+        out[line + 4, k], out[line + 5, k] = v.bid_px, v.ask_px
+        doubles[line + 6, k] = v.widening
+        width = line + 7
+    for rest in range(width, 2 * FEED_LINES):
+        out[rest, k] = NULL
+    w.state_widths[k] = width
+    s.state_rows += 1
+    if s.state_rows > len(w.state_widths) - SPARE:
+        s.full = 1
+
+
+@njit
+def requote(w: World, i: int, j: int) -> None:
+    """Let a state through if it is worth new orders, or if nothing of ours is out."""
+    p, s = w.parameters[0], w.state[0]
+    if p.states_traced:
+        write_state(w, i, j)
+    signal, anchor = w.values[i], w.values[j]
+    if signal.is_refusal or anchor.is_refusal:
+        withdraw(w, i, j)
+        return
+    s.refused_by = -1
+    if s.seen_resets != s.resets:
+        s.quoted, s.seen_resets = 0, s.resets
+    if (
+        s.quoted
+        and s.told
+        and anchor.widening == s.last_widening
+        and not steps.moved(
+            anchor.level, s.last_anchor, signal.residual, s.last_residual,
+            p.signal_skew_factor, p.threshold,
+        )
+    ):  # fmt: skip
+        s.unmoved += 1
+        return
+    s.last_widening = anchor.widening
+    price(w, i, j)
+    d = w.draft[0]
+    if d.action == t.QUOTE:
+        s.quoted, s.last_anchor, s.last_residual = 1, d.anchor, d.residual
+    want(w)
+
+
+@njit
+def refuse_decision(w: World, v: Any, seq: int, action: int) -> None:
+    """Draft the decision that a refusal leads to."""
+    w.draft[0] = w.blank[0]
+    d = w.draft[0]
+    d.seq, d.action, d.reason = seq, action, w.decided_words[v.by, v.reason]
+    if v.by == t.BY_SIGNAL and v.seq:
+        d.signal_seq, d.signal_ts = v.seq, v.ts
+    if v.by == t.BY_TARGET and v.seq:
+        d.target_seq, d.target_ts = v.seq, v.ts
+    d.refused_bid_px, d.refused_ask_px = v.bid_px, v.ask_px
+    d.refused_bid_sz, d.refused_ask_sz = v.bid_sz, v.ask_sz
+    if v.has_value:
+        d.refused_value = v.value
+    if v.has_limit:
+        d.refused_limit = v.limit
+
+
+@njit
+def withdraw(w: World, i: int, j: int) -> None:
+    """Withdraw because a state was refused; the same refusal again is only counted."""
+    p, s = w.parameters[0], w.state[0]
+    seq = max(w.values[i].seq, w.values[j].seq)
+    if not seq:
+        return
+    if not p.states_traced:
+        write_state(w, i, j)
+    v = w.values[j] if w.values[j].is_refusal else w.values[i]
+    of = v.seq if v.by == t.BY_SIGNAL or v.by == t.BY_TARGET else 0
+    if s.refused_by == v.by and s.refused_reason == v.reason and s.refused_seq == of:
+        s.unmoved += 1
+        return
+    s.quoted = 0
+    s.refused_by, s.refused_reason, s.refused_seq = v.by, v.reason, of
+    refuse_decision(w, v, seq, t.WITHDRAW)
+    want(w)
+
+
+@njit
+def want(w: World) -> None:
+    """Hand the draft on to the throttle, stamped with the present."""
+    s = w.state[0]
+    d = w.draft[0]
+    d.ts, d.unmoved = s.now, s.unmoved
+    s.unmoved = 0
+    w.wanted_out[s.wanted_rows] = w.draft[0]
+    s.wanted_rows += 1
+    if s.wanted_rows > len(w.wanted_out) - SPARE:
+        s.full = 1
+    throttled(w)
+
+
+@njit
+def refuse_beside(w: World, place: int) -> None:
+    """Report a refused book beside the stream, as the tutorial has it; what works stays."""
+    v = w.values[place]
+    refuse_decision(w, v, v.seq, t.REFUSE)
+    w.draft[0].ts = v.ts
+    decided(w)
+
+
+# ---------------------------------------------------------------- skew and ladder
+
+
+@njit
+def price(w: World, i: int, j: int) -> None:
+    """Draft the decision that a state is priced to: one level a side, or a withdrawal."""
+    p, s = w.parameters[0], w.state[0]
+    signal, anchor = w.values[i], w.values[j]
+    w.draft[0] = w.blank[0]
+    d = w.draft[0]
+    by_signal = steps.signal_shift(p.signal_skew_factor, signal.residual)
+    by_inventory = steps.inventory_shift(p.inventory_skew_factor, s.net)
+    shift = steps.total_shift(by_signal, by_inventory)
+    half = steps.half_spread(anchor.level, p.half_spread_bps) * anchor.widening
+    bid = steps.bid_price(anchor.level, half, shift)
+    ask = steps.ask_price(anchor.level, half, shift)
+    if not (-_FAR < bid < _FAR and -_FAR < ask < _FAR):
+        s.trouble = 2
+        return
+    low = steps.floor_ticks(bid, p.scale) * p.tick_size
+    high = steps.ceil_ticks(ask, p.scale) * p.tick_size
+    bid_px = ask_px = bid_note = ask_note = NULL
+    reason = t.EMPTY
+    if low >= high:
+        reason = t.CROSSED_AFTER
+    else:
+        if p.stay_passive:
+            low = min(low, anchor.ask_px - p.tick_size)
+            high = max(high, anchor.bid_px + p.tick_size)
+        worst_long = worst_short = s.net
+        if p.count_working:
+            worst_long += s.buys
+            worst_short -= s.sells
+        if not steps.may_buy(worst_long, p.trade_size, p.max_position):
+            bid_note = t.POSITION_LIMIT
+        elif low <= 0:
+            bid_note = t.NO_POSITIVE
+        else:
+            bid_px = low
+        if not steps.may_sell(worst_short, p.trade_size, p.max_position):
+            ask_note = t.POSITION_LIMIT
+        elif high <= 0:
+            ask_note = t.NO_POSITIVE
+        else:
+            ask_px = high
+    nothing = bid_px == NULL and ask_px == NULL
+    d.seq = max(signal.seq, anchor.seq)
+    d.action = t.WITHDRAW if nothing else t.QUOTE
+    if nothing:
+        if reason == t.EMPTY and bid_note != NULL:
+            reason = bid_note
+        if reason == t.EMPTY and ask_note != NULL:
+            reason = ask_note
+        d.reason = reason
+    if signal.seq:
+        d.signal_seq, d.signal_ts = signal.seq, signal.ts
+        d.signal_mid, d.baseline = signal.mid, signal.level
+    d.residual = signal.residual
+    d.target_seq, d.target_ts, d.target_mid = anchor.seq, anchor.ts, anchor.mid
+    d.target_bid_px, d.target_ask_px, d.anchor = anchor.bid_px, anchor.ask_px, anchor.level
+    d.position = s.net
+    d.signal_shift, d.inventory_shift, d.shift = by_signal, by_inventory, shift
+    d.half_spread, d.bid, d.ask = half, bid, ask
+    d.bid_px, d.ask_px, d.qty = bid_px, ask_px, p.trade_size
+    d.bid_levels, d.ask_levels = int(bid_px != NULL), int(ask_px != NULL)
+    d.bid_note, d.ask_note = bid_note, ask_note

@@ -1,0 +1,265 @@
+"""The compiled engine: a recording through the compiled loop, into a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numba
+import polars as pl
+from numba.core import event
+
+from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
+from marblemaker.compiled.layout import World, new_world
+from marblemaker.compiled.loop import (
+    BACKWARDS,
+    DONE,
+    FULL,
+    MORE_SIGNAL,
+    TROUBLE,
+    TWICE,
+    make_run,
+)
+from marblemaker.compiled.read import Feed
+from marblemaker.compiled.texts import Texts
+from marblemaker.compiled.told import told
+from marblemaker.compiled.write import Output
+from marblemaker.markouts import markouts
+from marblemaker.replay import (
+    Progress,
+    ReplayError,
+    manifest_of,
+    new_run,
+    summary_of,
+    takes_recorded,
+)
+from marblemaker.settings import Settings
+from marblemaker.trace import Trace, finish_trace
+from sinks.journal import Journal
+from streams.recording import (
+    FileEntry,
+    FrameWriter,
+    Recording,
+    RecordingError,
+    schema_of,
+    write_manifest,
+)
+
+__all__ = ["BATCH_ROWS", "compiled_run", "replay_compiled"]
+
+BATCH_ROWS: Final = 262_144
+"""Rows of a feed that are read, and looped over, at a time."""
+
+_ROOT: Final = Path(__file__).parents[2]
+_SOURCES: Final = ("operators", "streams", "sinks", "marblemaker/compiled", "marblemaker/digest.py")
+
+
+def _version() -> str:
+    """A digest of all sources that may go into the compiled code."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for name in _SOURCES:
+        path = _ROOT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def compiled_run() -> Callable[..., int]:
+    """The loop; compiled when it is first called, or taken from numba's cache."""
+    return make_run(_version())
+
+
+class _Told(event.Listener):  # type: ignore[misc]
+    """Says once that something is compiled."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note: Callable[[str], None] | None = note
+
+    def on_start(self, _: Any) -> None:
+        if self._note is not None:
+            note, self._note = self._note, None
+            note("compiling the engine: once, about half a minute; it is kept for the next start")
+
+    def on_end(self, _: Any) -> None:
+        pass
+
+
+def replay_compiled(
+    source: Path,
+    settings: Settings,
+    out: Path,
+    *,
+    venue: Literal["recorded", "simulated"] | None = None,
+    bounds: bool = False,
+    overwrite: bool = False,
+    batch_rows: int = BATCH_ROWS,
+    trace: bool = True,
+    strict: bool = False,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Do as ``marblemaker.replay.replay``: the same run folder, two orders of magnitude sooner.
+
+    ``note`` is told if code must be compiled first.
+
+    Errors: SettingsError that names what the compiled engine does not do (``coverage``);
+        RecordingError for an unsound recording or an output that cannot be written; ReplayError if
+        a number does not fit the loop. Nothing half-written is left.
+    """
+    recording = Recording.open(source)
+    recorded = takes_recorded([recording], venue)
+    refuse_what_is_not_done(Asked([recording], settings, recorded, bounds, strict))
+    with new_run(out, [source], overwrite=overwrite) as folder:
+        run = _Run(recording, settings, folder, batch_rows=batch_rows, trace=trace)
+        with event.install_listener("numba:compile", _Told(note)):
+            return run.complete(progress)
+
+
+class _Run:
+    """One run: the parts, wired."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        settings: Settings,
+        folder: Path,
+        *,
+        batch_rows: int,
+        trace: bool,
+    ) -> None:
+        self._recording, self._settings, self._folder = recording, settings, folder
+        if recording.signals != len(settings.signal_instruments):
+            raise RecordingError(
+                f"{recording.folder} holds {recording.signals} signals, the settings name "
+                f"{len(settings.signal_instruments)} (signal.instrument and signal.others); import "
+                f"the missing ones, or change the settings"
+            )
+        self._journal = Journal(folder)
+        fair_value = settings.strategy.preset == "fair_value"
+        self._trace = Trace(folder, fair_value=fair_value) if trace else None
+        texts = Texts()
+        self._output = Output(self._journal, self._trace, texts)
+        asked = told(settings, recording.manifest, traced=trace)
+        self._world: World = new_world(
+            *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0, rows=batch_rows
+        )
+        paths = recording.paths(recorded=False)
+        self._by_seq = recording.is_numbered(paths)
+        target = settings.target_instrument
+        self._signal, self._target = (
+            Feed(name, paths[name], priced, by_seq=self._by_seq, batch_rows=batch_rows)
+            for name, priced in (("signal", None), ("target", target))
+        )
+        self._writers = {
+            name: FrameWriter(folder, name, schema_of(name)) for name in ("signal", "target")
+        }
+        self._mark: int | None = None
+
+    def complete(self, progress: Progress | None) -> dict[str, Any]:
+        """Run to the end, write the folder, and return the summary."""
+        started = time.perf_counter()
+        self._loop(progress)
+        loop_seconds = time.perf_counter() - started
+        s = self._world.state[0]
+        left = [int(n) for n in self._world.orders["n"][: s["working"]]]
+        files = self._close()
+        manifest = manifest_of(self._recording, self._settings, files)
+        summary = summary_of(
+            manifest,
+            self._settings,
+            self._journal,
+            recorded=False,
+            mark=self._mark,
+            ties=int(s["ties"]),
+            anomalies={
+                "cancel_reject for a finished order": int(s["late_cancels"]),
+                "position left open: the closing order was refused": int(s["position_left"]),
+                "left working: not confirmed in time": int(s["left_working"]),
+            },
+            left_working=left,
+        )
+        summary["markouts"] = markouts(self._folder)
+        seconds = time.perf_counter() - started
+        summary["seconds"] = round(seconds, 3)
+        summary["seconds_in_graph"] = round(loop_seconds, 3)
+        inputs = self._signal.rows + self._target.rows
+        summary["events_per_second"] = round(inputs / seconds) if seconds else 0
+        write_manifest(self._folder, manifest)
+        if self._trace is not None:
+            finish_trace(self._trace, self._folder, manifest, summary["digest"])
+        (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        return summary
+
+    def _loop(self, progress: Progress | None) -> None:
+        run, w = compiled_run(), self._world
+        total = self._recording.rows
+        s = w.state[0]
+        for feed in (self._signal, self._target):
+            s[f"more_{feed.name}"] = feed.read()
+        while True:
+            came = run(w, self._signal.columns, self._target.columns, self._by_seq)
+            if came == TROUBLE:
+                raise self._trouble(int(s["trouble"]))
+            if came == FULL or came == DONE:
+                self._output.take(w)
+            if came == DONE:
+                break
+            if came != FULL:
+                self._refill(self._signal if came == MORE_SIGNAL else self._target)
+                if progress is not None:
+                    done = self._signal.rows + self._target.rows
+                    progress(done, total, int(s["now"]))
+        for feed in (self._signal, self._target):
+            self._write_inputs(feed)
+
+    def _refill(self, feed: Feed) -> None:
+        """Write what the loop has gone through, and read on."""
+        self._write_inputs(feed)
+        s = self._world.state[0]
+        s[f"more_{feed.name}"] = feed.read()
+        if s[f"more_{feed.name}"]:
+            s[f"at_{feed.name}"] = 0
+
+    def _write_inputs(self, feed: Feed) -> None:
+        """Write a batch of a feed as it was delivered, with its sequence numbers."""
+        if feed.frame is None:
+            return
+        seqs = pl.Series("seq", feed.columns.number).cast(pl.UInt64)
+        rows = feed.frame.with_columns(seqs).select(list(schema_of(feed.name)))
+        self._writers[feed.name].append(rows)
+        if self._trace is not None:
+            self._trace.inputs(feed.name, rows)
+        if feed.name == "target":
+            both = rows.filter(pl.col("bid_px").is_not_null() & pl.col("ask_px").is_not_null())
+            if both.height:
+                self._mark = (both["bid_px"][-1] + both["ask_px"][-1]) // 2
+        feed.frame = None
+
+    def _trouble(self, what: int) -> Exception:
+        s = self._world.state[0]
+        if what == BACKWARDS:
+            return RecordingError(
+                f"{self._recording.folder}: an input has a ts before {s['before_ts']}, that of the "
+                f"one before it; along seq, ts must not go back"
+            )
+        if what == TWICE:
+            return RecordingError(
+                f"{self._recording.folder}: a seq occurs in two files after ts {s['before_ts']}; "
+                f"seq must be unique over all feeds"
+            )
+        return ReplayError(
+            f"--engine compiled cannot go on at {s['now']} ns (trouble {what}): a number or a "
+            f"queue is larger than it counts with; use --engine rx"
+        )
+
+    def _close(self) -> dict[str, FileEntry]:
+        entries = {name: writer.close() for name, writer in self._writers.items()}
+        return entries | self._journal.close()
+
+

@@ -1,0 +1,422 @@
+"""The order sink: works towards the latest decision; the rules of ``sinks.order_sink``.
+
+Orders that work or are in flight stand in ``World.orders``, oldest first; one that has ended is
+written down and gone: the simulated venue says nothing of it afterwards but that a cancel came too
+late.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from marblemaker.compiled import steps
+from marblemaker.compiled import texts as t
+from marblemaker.compiled.clock import schedule
+from marblemaker.compiled.layout import GIVE_UP, NEVER, SPARE, World
+from marblemaker.compiled.venue import submit
+from streams.events import BUY, SELL
+
+__all__ = ["decided", "give_up", "on_account"]
+
+NULL = t.NULL_WORD
+KEEP, CANCEL_ALL = 1, 2
+_TRIES = 3
+
+
+# ---------------------------------------------------------------- what is wanted
+
+
+@njit
+def decided(w: World) -> None:
+    """Write a decision down and work towards it."""
+    s, d = w.state[0], w.draft[0]
+    w.decision_out[s.decision_rows] = w.draft[0]
+    s.decision_rows += 1
+    if s.decision_rows > len(w.decision_out) - SPARE:
+        s.full = 1
+    if s.stopping or d.action == t.HOLD or d.action == t.REFUSE:
+        return
+    s.waiting = 0
+    if d.action != t.WITHDRAW:
+        add_levels(w, BUY, d.bid_px, d.bid_levels, d.level_step, d.qty)
+        add_levels(w, SELL, d.ask_px, d.ask_levels, d.level_step, d.qty)
+    aim(w)
+    if d.action == t.RETRACT:
+        s.waiting = 0  # It only takes away: what is missing comes with the next target.
+    pursue(w)
+
+
+@njit
+def add_levels(w: World, side: int, px: int, levels: int, step: int, qty: int) -> None:
+    """Spell out the wanted levels of a side, from the inside out."""
+    s = w.state[0]
+    if px != NULL:
+        for i in range(max(levels, 1)):
+            level = w.waiting[s.waiting]
+            level.side, level.px, level.qty = side, px - i * side * step, qty
+            s.waiting += 1
+
+
+@njit
+def aim(w: World) -> None:
+    """Take the waiting levels as what is wanted; orders that stand there already are left."""
+    p, s = w.parameters[0], w.state[0]
+    s.levels_assigned = 0
+    for k in range(s.working):
+        w.orders[k].assigned = 0
+    if p.replaces == CANCEL_ALL:
+        return
+    keep(w, True)
+    if p.replaces == KEEP:
+        keep(w, False)
+
+
+@njit
+def keep(w: World, same_px: bool) -> None:
+    """Assign each order the first level that it serves."""
+    s = w.state[0]
+    for k in range(s.working):
+        order = w.orders[k]
+        if order.state == t.PENDING_CANCEL or order.px == NULL or order.assigned:
+            continue
+        for i in range(s.waiting):
+            level = w.waiting[i]
+            if (
+                level.side == order.side
+                and (level.px == order.px or not same_px)
+                and level.qty == order.qty
+            ):
+                order.assigned = 1
+                s.levels_assigned += 1
+                for rest in range(i, s.waiting - 1):
+                    w.waiting[rest] = w.waiting[rest + 1]
+                s.waiting -= 1
+                break
+
+
+# ---------------------------------------------------------------- orders
+
+
+@njit
+def leaves_of(order: Any) -> int:
+    """What may still fill."""
+    if (
+        order.state == t.FILLED
+        or order.state == t.CANCELLED
+        or order.state == t.REJECTED
+        or order.state == t.EXPIRED
+    ):
+        return 0
+    return order.qty - order.filled
+
+
+@njit
+def worst_case(s: Any, side: int) -> int:
+    """Position if everything open or in flight on a side filled."""
+    return s.position + side * (s.leaves_buy if side == BUY else s.leaves_sell)
+
+
+@njit
+def change_leaves(s: Any, side: int, change: int) -> None:
+    """Count what is open or in flight on a side."""
+    if side == BUY:
+        s.leaves_buy += change
+    else:
+        s.leaves_sell += change
+
+
+@njit
+def note_change(u: Any, order: Any, ts: int) -> None:
+    """Fill in a change of an order, without a fill."""
+    u.ts, u.n, u.side, u.state, u.leaves = ts, order.n, order.side, order.state, leaves_of(order)
+    u.px, u.filled, u.fill_px, u.fee = order.px, 0, NULL, 0
+    u.batch, u.quota_left, u.requested = 0, NULL, order.cancel_asked
+
+
+@njit
+def notify(w: World, u: Any) -> None:
+    """Queue a change for the graph."""
+    s = w.state[0]
+    if s.notices_tail == len(w.notices):
+        s.trouble = 1
+        return
+    w.notices[s.notices_tail] = u
+    s.notices_tail += 1
+
+
+@njit
+def new_command(w: World) -> int:
+    """Place of a command that goes with the next batch."""
+    s = w.state[0]
+    if s.commands == len(w.commands):
+        s.trouble = 1
+        s.commands -= 1
+    s.commands += 1
+    return s.commands - 1
+
+
+@njit
+def cancel_order(w: World, order: Any) -> None:
+    """Ask for a cancel; what works stays in the exposure until it is gone."""
+    s = w.state[0]
+    k = new_command(w)
+    order.state, order.cancel_asked = t.PENDING_CANCEL, 1
+    order.cancels += 1
+    w.commands[k].is_cancel, w.commands[k].n = 1, order.n
+    note_change(w.changes[k], order, s.now)
+
+
+@njit
+def create_order(w: World, side: int, px: int, qty: int) -> None:
+    """Ask for a new order, in flight from this moment."""
+    p, s = w.parameters[0], w.state[0]
+    if s.working == len(w.orders):
+        s.trouble = 1
+        return
+    k = new_command(w)
+    s.created += 1
+    order = w.orders[s.working]
+    s.working += 1
+    order.n, order.ts, order.side, order.px, order.qty = s.created, s.now, side, px, qty
+    order.state, order.filled, order.ts_last = t.PENDING_NEW, 0, s.now
+    order.cancel_asked = order.cancels = order.acked = order.assigned = 0
+    change_leaves(s, side, qty)
+    command = w.commands[k]
+    command.is_cancel, command.n, command.side, command.px, command.qty = 0, order.n, side, px, qty
+    command.expire_ts = NEVER if px == NULL or p.expire_ns < 0 else s.now + p.expire_ns
+    note_change(w.changes[k], order, s.now)
+
+
+# ---------------------------------------------------------------- from wanted to working
+
+
+@njit
+def pursue(w: World) -> None:
+    """Send what brings the working orders to the wanted ones."""
+    s = w.state[0]
+    s.commands = 0
+    if s.levels_assigned < s.working:
+        for k in range(s.working):
+            order = w.orders[k]
+            if not order.assigned and order.state != t.PENDING_CANCEL and order.px != NULL:
+                cancel_order(w, order)
+    cancel_for_room(w, BUY)
+    cancel_for_room(w, SELL)
+    if s.waiting:
+        create_waiting(w)
+    send(w)
+
+
+@njit
+def cancel_for_room(w: World, side: int) -> None:
+    """Cancel what a late fill left without room: newest first, and not more than it takes."""
+    p, s = w.parameters[0], w.state[0]
+    if side * worst_case(s, side) <= p.max_position:
+        return
+    room = p.max_position - side * s.position
+    kept = 0
+    for k in range(s.working):
+        order = w.orders[k]
+        if order.side == side and order.state != t.PENDING_CANCEL:
+            kept += leaves_of(order)
+    for k in range(s.working - 1, -1, -1):
+        if kept <= room:
+            return
+        order = w.orders[k]
+        if order.side != side or order.state == t.PENDING_CANCEL:
+            continue
+        kept -= leaves_of(order)
+        if order.px == NULL:
+            continue
+        s.levels_assigned -= order.assigned
+        order.assigned = 0
+        cancel_order(w, order)
+
+
+@njit
+def create_waiting(w: World) -> None:
+    """Create an order for each level that waits, as far as there is room."""
+    p, s = w.parameters[0], w.state[0]
+    kept = 0
+    for i in range(s.waiting):
+        side, px, qty = w.waiting[i].side, w.waiting[i].px, w.waiting[i].qty
+        worst = worst_case(s, side)
+        if side == BUY:
+            room = steps.may_buy(worst, qty, p.max_position)
+        else:
+            room = steps.may_sell(worst, qty, p.max_position)
+        if room:
+            create_order(w, side, px, qty)
+            w.orders[s.working - 1].assigned = 1
+            s.levels_assigned += 1
+        else:
+            level = w.waiting[kept]
+            level.side, level.px, level.qty = side, px, qty
+            kept += 1
+    s.waiting = kept
+
+
+@njit
+def send(w: World) -> None:
+    """Tell the graph of all commands, and submit them, in batches."""
+    p, s = w.parameters[0], w.state[0]
+    start = 0
+    while start < s.commands:
+        stop = min(start + p.max_batch, s.commands)
+        s.batches += 1
+        for k in range(start, stop):
+            w.changes[k].batch = s.batches
+            notify(w, w.changes[k])
+        submit(w, start, stop)
+        start = stop
+    s.commands = 0
+
+
+# ---------------------------------------------------------------- what the venue says
+
+
+@njit
+def place_of(w: World, n: int) -> int:
+    """Where an order that works stands; -1 for one that has ended."""
+    for k in range(w.state[0].working):
+        if w.orders[k].n == n:
+            return k
+    return -1
+
+
+@njit
+def on_account(w: World, a: Any) -> None:
+    """Take an answer of the venue, and send what it makes room for."""
+    s = w.state[0]
+    if a.kind == t.STOP:
+        stop(w)
+        return
+    k = place_of(w, a.n)
+    if k < 0:
+        # Every end was told before, so only an answer to a cancel can still come.
+        if a.kind == t.CANCEL_REJECT:
+            s.late_cancels += 1
+        else:
+            s.trouble = 3
+    else:
+        apply(w, k, a)
+    pursue(w)
+    if s.stopping:
+        close_when_alone(w)
+
+
+@njit
+def apply(w: World, k: int, a: Any) -> None:
+    """Change an order by what the venue said of it."""
+    s, order = w.state[0], w.orders[k]
+    before = leaves_of(order)
+    if a.kind == t.FILL:
+        order.filled += a.qty
+        s.position += order.side * a.qty
+        if order.filled >= order.qty:
+            order.state = t.FILLED
+    elif a.kind == t.ACK:
+        order.acked = 1
+        if order.state == t.PENDING_NEW:
+            order.state = t.OPEN
+    elif a.kind == t.REJECT:
+        order.state = t.REJECTED
+    elif a.kind == t.CANCEL:
+        order.state = t.CANCELLED
+    elif a.kind == t.EXPIRE:
+        order.state = t.EXPIRED
+    else:
+        s.trouble = 3  # A cancel that is refused although its order works.
+        return
+    order.ts_last = a.ts
+    leaves = leaves_of(order)
+    change_leaves(s, order.side, leaves - before)
+    u = w.changes[0]
+    note_change(u, order, a.ts)
+    if a.kind == t.FILL:
+        u.filled, u.fill_px, u.fee = a.qty, a.px, a.fee
+    notify(w, u)
+    if a.kind == t.FILL:
+        row = w.fill_out[s.fill_rows]
+        row.n, row.ts, row.side, row.px, row.qty = order.n, a.ts, order.side, a.px, a.qty
+        row.liquidity, row.fee = a.liquidity, a.fee
+        s.fill_rows += 1
+        if s.fill_rows > len(w.fill_out) - SPARE:
+            s.full = 1
+    if not leaves:
+        s.levels_assigned -= order.assigned
+        order.assigned = 0
+        end_order(w, k)
+
+
+@njit
+def write_order(w: World, order: Any) -> None:
+    """Write an order down as it is now."""
+    s = w.state[0]
+    row = w.order_out[s.order_rows]
+    row.n, row.ts, row.side, row.px, row.qty = order.n, order.ts, order.side, order.px, order.qty
+    row.state, row.filled, row.ts_last = order.state, order.filled, order.ts_last
+    s.order_rows += 1
+    if s.order_rows > len(w.order_out) - SPARE:
+        s.full = 1
+
+
+@njit
+def end_order(w: World, k: int) -> None:
+    """Write down an order that has ended, and forget it."""
+    s = w.state[0]
+    write_order(w, w.orders[k])
+    for rest in range(k, s.working - 1):
+        w.orders[rest] = w.orders[rest + 1]
+    s.working -= 1
+
+
+# ---------------------------------------------------------------- the end
+
+
+@njit
+def stop(w: World) -> None:
+    """Cancel everything; with ``flatten`` close the position once nothing works any more."""
+    p, s = w.parameters[0], w.state[0]
+    if s.stopping:
+        return
+    s.stopping = 1
+    s.waiting = 0
+    aim(w)
+    schedule(w, GIVE_UP, s.now + p.stop_ns)
+    pursue(w)
+    close_when_alone(w)
+
+
+@njit
+def close_when_alone(w: World) -> None:
+    """Close what a late fill may have opened since the last look, too."""
+    p, s = w.parameters[0], w.state[0]
+    if s.gave_up or s.working:
+        return
+    if not p.flatten or not s.position:
+        s.finished = 1
+        return
+    if s.flattenings >= _TRIES:
+        if not s.finished:
+            s.position_left += 1
+        s.finished = 1
+        return
+    s.finished = 0
+    s.flattenings += 1
+    s.commands = 0
+    create_order(w, SELL if s.position > 0 else BUY, NULL, abs(s.position))
+    send(w)
+
+
+@njit
+def give_up(w: World) -> None:
+    """End a stop whose time is over."""
+    s = w.state[0]
+    s.gave_up = 1
+    if s.finished:
+        return
+    s.finished = 1
+    s.left_working += s.working
