@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from marblemaker.compiled.layout import NEVER, TIMERS, World
 
@@ -40,7 +41,7 @@ def earliest(w: World) -> int:
 
 
 @njit
-def edges_before(edges: np.ndarray, ts: int) -> int:
+def edges_before(edges: NDArray[np.int64], ts: int) -> int:
     """How many opens and closes lie at or before an instant; see ``Schedule``."""
     return np.searchsorted(edges, ts, side="right")
 
@@ -53,6 +54,5 @@ def is_open(w: World, ts: int) -> bool:
 
 @njit
 def next_edge(w: World, ts: int) -> int:
-    """The next open or close after an instant, or ``NEVER``."""
-    after = edges_before(w.edges, ts)
-    return w.edges[after] if after < len(w.edges) else NEVER
+    """The next open or close after an instant; ``NEVER``, which is behind all, if there is none."""
+    return w.edges[edges_before(w.edges, ts)]

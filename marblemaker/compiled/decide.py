@@ -12,20 +12,20 @@ from numba import njit
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
-from marblemaker.compiled.clock import is_open, next_edge, schedule
+from marblemaker.compiled.clock import edges_before, is_open, next_edge, schedule
 from marblemaker.compiled.feed import latest_of, refusal_words
 from marblemaker.compiled.layout import (
     ALONE,
     ALTERED,
     CLOSED,
     FEED_LINES,
+    FEW,
     KILLED,
     NEVER,
     RISK_OVER,
     SESSION_ANEW,
     SESSION_EDGE,
     SIGNAL,
-    SPARE,
     TARGET,
     TRIPPED,
     World,
@@ -64,11 +64,8 @@ def start_session(w: World) -> None:
     s = w.state[0]
     if w.parameters[0].has_schedule:
         s.is_open = is_open(w, s.now)
-        before = 0
-        for edge in w.edges:
-            if edge <= s.now:
-                before = edge
-        s.closed_ns = before if before else NULL
+        before = edges_before(w.edges, s.now)
+        s.closed_ns = w.edges[before - 1] if before else NULL
         if next_edge(w, s.now) < NEVER:
             schedule(w, SESSION_EDGE, next_edge(w, s.now))
 
@@ -259,7 +256,7 @@ def write_state(w: World, i: int, j: int) -> None:
     p, s = w.parameters[0], w.state[0]
     if not p.traced:
         return
-    out, doubles, k = w.state_out, w.state_doubles, s.state_rows
+    out, doubles, k = w.state_out, w.state_out_doubles, s.state_rows
     v = w.values[i]
     line = 5
     if v.is_refusal:
@@ -280,9 +277,9 @@ def write_state(w: World, i: int, j: int) -> None:
         width = line + 7
     for rest in range(width, 2 * FEED_LINES):
         out[rest, k] = NULL
-    w.state_widths[k] = width
+    w.state_out_widths[k] = width
     s.state_rows += 1
-    if s.state_rows > len(w.state_widths) - SPARE:
+    if s.state_rows >= min(p.most_rows, FEW):
         s.full = 1
 
 
@@ -365,7 +362,7 @@ def want(w: World) -> None:
     s.unmoved = 0
     w.wanted_out[s.wanted_rows] = w.draft[0]
     s.wanted_rows += 1
-    if s.wanted_rows > len(w.wanted_out) - SPARE:
+    if s.wanted_rows >= min(w.parameters[0].most_rows, FEW):
         s.full = 1
     throttled(w)
 

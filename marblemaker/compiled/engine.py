@@ -15,7 +15,7 @@ import polars as pl
 from numba.core import event
 
 from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
-from marblemaker.compiled.layout import World, new_world
+from marblemaker.compiled.layout import new_world
 from marblemaker.compiled.loop import (
     BACKWARDS,
     DONE,
@@ -145,9 +145,9 @@ class _Run:
         self._trace = Trace(folder, fair_value=fair_value) if trace else None
         texts = Texts()
         self._output = Output(self._journal, self._trace, texts)
-        asked = told(settings, recording.manifest, traced=trace)
-        self._world: World = new_world(
-            *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0, rows=batch_rows
+        asked = told(settings, recording.manifest, traced=trace, most_rows=batch_rows)
+        self._world = new_world(
+            *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0
         )
         paths = recording.paths(recorded=False)
         self._by_seq = recording.is_numbered(paths)
@@ -166,8 +166,8 @@ class _Run:
         started = time.perf_counter()
         self._loop(progress)
         loop_seconds = time.perf_counter() - started
-        s = self._world.state[0]
-        left = [int(n) for n in self._world.orders["n"][: s["working"]]]
+        s = self._world[0]["state"][0]
+        left = [int(n) for n in self._world[0]["orders"]["n"][: s["working"]]]
         files = self._close()
         manifest = manifest_of(self._recording, self._settings, files)
         summary = summary_of(
@@ -197,13 +197,13 @@ class _Run:
         return summary
 
     def _loop(self, progress: Progress | None) -> None:
-        run, w = compiled_run(), self._world
+        run, w = compiled_run(), self._world[0]
         total = self._recording.rows
-        s = w.state[0]
+        s = w["state"][0]
         for feed in (self._signal, self._target):
             s[f"more_{feed.name}"] = feed.read()
         while True:
-            came = run(w, self._signal.columns, self._target.columns, self._by_seq)
+            came = run(self._world, self._signal.columns, self._target.columns, self._by_seq)
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came == FULL or came == DONE:
@@ -221,7 +221,7 @@ class _Run:
     def _refill(self, feed: Feed) -> None:
         """Write what the loop has gone through, and read on."""
         self._write_inputs(feed)
-        s = self._world.state[0]
+        s = self._world[0]["state"][0]
         s[f"more_{feed.name}"] = feed.read()
         if s[f"more_{feed.name}"]:
             s[f"at_{feed.name}"] = 0
@@ -242,7 +242,7 @@ class _Run:
         feed.frame = None
 
     def _trouble(self, what: int) -> Exception:
-        s = self._world.state[0]
+        s = self._world[0]["state"][0]
         if what == BACKWARDS:
             return RecordingError(
                 f"{self._recording.folder}: an input has a ts before {s['before_ts']}, that of the "

@@ -15,7 +15,6 @@ from marblemaker.compiled.layout import (
     NEVER,
     SIGNAL,
     SIGNAL_AGED,
-    SPARE,
     World,
 )
 from operators.books import LOCKED
@@ -249,10 +248,10 @@ def tell_feed(w: World, source: int) -> None:
     v = w.values[w.feeds[source].latest]
     if source == SIGNAL:
         k = s.signal_rows
-        out, doubles, widths = w.signal_out, w.signal_doubles, w.signal_widths
+        out, doubles, widths = w.signal_out, w.signal_out_doubles, w.signal_out_widths
     else:
         k = s.target_rows
-        out, doubles, widths = w.target_out, w.target_doubles, w.target_widths
+        out, doubles, widths = w.target_out, w.target_out_doubles, w.target_out_widths
     if v.is_refusal:
         refusal_words(w, v, out, doubles, 0, k)
         widths[k] = FEED_LINES
@@ -270,5 +269,5 @@ def tell_feed(w: World, source: int) -> None:
         s.signal_rows += 1
     else:
         s.target_rows += 1
-    if k + 1 > len(widths) - SPARE:
+    if k + 1 >= w.parameters[0].most_rows:
         s.full = 1

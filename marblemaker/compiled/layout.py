@@ -7,19 +7,21 @@ a blank one, so that no arithmetic ever touches it.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from msgspec.structs import fields
 from numpy.typing import NDArray
 
-from marblemaker.compiled.texts import EMPTY, NULL_WORD, Texts
+from marblemaker.compiled.texts import EMPTY, NULL_WORD, SOURCES, Texts
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
 
-__all__ = ["DECISION", "World", "new_world"]
+__all__ = ["DECISION", "WORLD", "World", "new_world"]
 
 Records = NDArray[Any]
+World = Any
+"""A ``WORLD``, as the loop's functions are given it: numba knows its fields, mypy does not."""
 
 NEVER: Final = 2**63 - 1
 
@@ -63,7 +65,9 @@ PARAMETERS: Final = _record(
     # the venue
     "cross maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     # whether the operators' outputs are wanted, and all that reach requote
-    "traced states_traced",
+    "traced states_traced "
+    # how many rows of output lead back to who called
+    "most_rows",
     "scale half_spread_bps inventory_skew_factor signal_skew_factor threshold basis_bps set_price "
     "widening",
 )  # fmt: skip
@@ -160,73 +164,100 @@ FEED_LINES: Final = 10
 """Fields of a Refusal, the longest of what a feed's chain puts out."""
 STATE_LINES: Final = 20
 
-_QUEUE: Final = 8_192
-_ORDERS: Final = 1_024
+SESSIONS: Final = 8_192
+"""Most opens and closes of a market that a run may have to know: some sixteen years."""
+MOST_ROWS: Final = 131_072
+"""Rows of a feed's output that the loop puts out before it comes back."""
 SPARE: Final = 4_096
 """Rows that are kept free in each table: more than one input can lead to."""
-_FEW: Final = 32_768
+FEW: Final = 32_768
+"""Rows of the other tables that lead back to who called."""
+_QUEUE: Final = 8_192
+_ORDERS: Final = 1_024
+_REASONS: Final = 64
 
 
-class World(NamedTuple):
-    """All that the loop works on."""
+def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
+    """A table of words, a line a field, and the same memory as doubles, and how many fields."""
+    size = 8 * lines * rows
+    return [
+        (name, (np.int64, (lines, rows)), 0),
+        (f"{name}_doubles", (np.float64, (lines, rows)), size),
+        (f"{name}_widths", (np.int64, (rows,)), 8 * rows),
+    ]
 
-    parameters: Records
-    feed_parameters: Records
-    edges: NDArray[np.int64]
-    """Opens and closes of the signal's market, ns."""
-    opens: NDArray[np.int64]
-    """Opens at which the session baseline starts anew, ns."""
-    source_words: NDArray[np.int64]
-    reason_words: NDArray[np.int64]
-    decided_words: NDArray[np.int64]
-    blank: Records
-    state: Records
-    feeds: Records
-    values: Records
-    due: NDArray[np.int64]
-    """When each timer is due, ``NEVER`` when it is not out."""
-    made: NDArray[np.int64]
-    """When each was set, counted: the order of those that are due at one instant."""
-    rejected: NDArray[np.int64]
-    """Instants of rejects, oldest first."""
-    left: Records
-    """What each order has left, as the graph was told."""
-    draft: Records
-    """The decision in the making."""
-    held: Records
-    """What the throttle holds."""
-    last_sent: Records
-    """What the throttle let go last."""
-    orders: Records
-    """Orders that work or are in flight, oldest first."""
-    waiting: Records
-    """Levels that are wanted and that no order serves."""
-    commands: Records
-    changes: Records
-    """Changes of orders that go with the commands."""
-    on_the_way: Records
-    """Commands that have not reached the venue, earliest first."""
-    resting: Records
-    """Orders that rest at the venue, in order of arrival."""
-    answers: Records
-    """What the venue said and has not been delivered."""
-    notices: Records
-    """Changes of our orders that have not been told."""
-    signal_out: NDArray[np.int64]
-    signal_doubles: NDArray[np.float64]
-    signal_widths: NDArray[np.int64]
-    target_out: NDArray[np.int64]
-    target_doubles: NDArray[np.float64]
-    target_widths: NDArray[np.int64]
-    state_out: NDArray[np.int64]
-    state_doubles: NDArray[np.float64]
-    state_widths: NDArray[np.int64]
-    wanted_out: Records
-    decision_out: Records
-    update_out: Records
-    account_out: Records
-    fill_out: Records
-    order_out: Records
+
+def _world() -> np.dtype[Any]:
+    """Lay all tables one after the other; the doubles of a table lie on the table itself."""
+    few = FEW + SPARE
+    tables: list[tuple[str, Any, int]] = []
+
+    def add(name: str, kind: Any, rows: int) -> None:
+        tables.append((name, (kind, (rows,)), np.dtype(kind).itemsize * rows))
+
+    for name, kind, rows in (
+        ("parameters", PARAMETERS, 1),
+        ("feed_parameters", FEED_PARAMETERS, 2),
+        # Opens and closes of the signal's market, then NEVER.
+        ("edges", np.int64, SESSIONS),
+        # Opens at which the session baseline starts anew, then NEVER.
+        ("opens", np.int64, SESSIONS),
+        ("source_words", np.int64, len(SOURCES)),
+        ("reason_words", np.int64, _REASONS),
+        ("decided_words", (np.int64, (len(SOURCES),)), _REASONS),
+        ("blank", DECISION, 1),
+        ("state", STATE, 1),
+        ("feeds", FEED, 2),
+        ("values", VALUE, VALUES),
+        # When each timer is due (NEVER: it is not out), and when it was set, counted.
+        ("due", np.int64, TIMERS),
+        ("made", np.int64, TIMERS),
+        # Instants of rejects, oldest first.
+        ("rejected", np.int64, _QUEUE),
+        # What each order has left, as the graph was told.
+        ("left", LEFT, _ORDERS),
+        # The decision in the making, what the throttle holds, and what it let go last.
+        ("draft", DECISION, 1),
+        ("wanted", DECISION, 1),
+        ("held", DECISION, 1),
+        ("last_sent", DECISION, 1),
+        # Orders that work or are in flight, oldest first; levels that none of them serves.
+        ("orders", ORDER, _ORDERS),
+        ("waiting", LEVEL, _ORDERS),
+        # Commands of the next batches, and the changes of orders that go with them.
+        ("commands", COMMAND, _QUEUE),
+        ("changes", UPDATE, _QUEUE),
+        # Commands that have not reached the venue, earliest first; what rests there, likewise.
+        ("on_the_way", COMMAND, _QUEUE),
+        ("resting", RESTING, _ORDERS),
+        # What the venue said, and changes of our orders, that have not been delivered.
+        ("answers", ACCOUNT, _QUEUE),
+        ("notices", UPDATE, _QUEUE),
+        ("wanted_out", DECISION, few),
+        ("decision_out", DECISION, few),
+        ("update_out", UPDATE, few),
+        ("account_out", ACCOUNT, few),
+        ("fill_out", FILLED_ROW, few),
+        ("order_out", ORDER_ROW, few),
+    ):
+        if name == "decided_words":
+            tables.append((name, (np.int64, (len(SOURCES), _REASONS)), 8 * len(SOURCES) * _REASONS))
+        else:
+            add(name, kind, rows)
+    for name in ("signal_out", "target_out"):
+        tables += _lines(name, FEED_LINES, MOST_ROWS + SPARE)
+    tables += _lines("state_out", STATE_LINES, FEW + SPARE)
+    names, kinds, offsets, at = [], [], [], 0
+    for name, kind, size in tables:
+        names.append(name)
+        kinds.append(kind)
+        offsets.append(at)
+        at += size
+    return np.dtype({"names": names, "formats": kinds, "offsets": offsets, "itemsize": at})
+
+
+WORLD: Final = _world()
+"""All that the loop works on: its tables, one after the other."""
 
 
 def new_world(
@@ -238,11 +269,21 @@ def new_world(
     *,
     first_ts: int,
     position: int,
-    rows: int,
-) -> World:
-    """A world before the first input; ``rows``: how many rows of a feed's output it holds."""
-    state = np.zeros(1, STATE)
-    s = state[0]
+) -> Records:
+    """A world before the first input, an array of one ``WORLD``."""
+    world = np.zeros(1, WORLD)
+    w = world[0]
+    w["parameters"], w["feed_parameters"] = parameters, feed_parameters
+    for name, instants in (("edges", edges), ("opens", opens)):
+        w[name] = NEVER
+        w[name][: len(instants)] = instants
+    w["source_words"] = texts.source_words
+    w["reason_words"][: len(texts.reason_words)] = texts.reason_words
+    w["decided_words"][:, : len(texts.reason_words)] = texts.decided_words
+    w["due"] = NEVER
+    for name in ("blank", "draft", "wanted", "held", "last_sent"):
+        w[name] = _blank()
+    s = w["state"][0]
     s["now"], s["next_due"], s["venue_due"] = first_ts, NEVER, NEVER
     s["before_ts"] = s["before_kind"] = -1
     s["net"] = s["position"] = position
@@ -250,70 +291,25 @@ def new_world(
     s["bid"] = s["ask"] = NULL_WORD
     s["next_expiry"], s["bid_high"], s["ask_low"] = NEVER, NEVER, -1
     s["closed_ns"] = NULL_WORD
-    values = np.zeros(VALUES, VALUE)
+    s["signal_place"], s["target_place"] = SIGNAL, TARGET
+    s["kill_signal"], s["kill_target"] = SIGNAL, TARGET
+    values = w["values"]
     values["widening"] = 1.0
     for place in (SIGNAL, TARGET):
         values[place]["is_refusal"], values[place]["by"] = 1, place
         for name in ("bid_px", "ask_px", "bid_sz", "ask_sz"):
             values[place][name] = NULL_WORD
-    if parameters[0]["tutorial"]:
+    p = w["parameters"][0]
+    if p["tutorial"]:
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
         values[SIGNAL]["is_refusal"] = 0
-    feeds = np.zeros(2, FEED)
+    feeds = w["feeds"]
     feeds["latest"] = (SIGNAL, TARGET)
-    s["signal_place"], s["target_place"] = SIGNAL, TARGET
-    s["kill_signal"], s["kill_target"] = SIGNAL, TARGET
     feeds["average"] = feeds["last_mid"] = feeds["first"] = np.nan
-    rejects = max(int(parameters[0]["risk_rejects"]), 0) + _QUEUE
-    states = rows if parameters[0]["states_traced"] else _FEW
-    traced = rows + SPARE if parameters[0]["traced"] else SPARE
-    signal_out = np.empty((FEED_LINES, traced), np.int64)
-    target_out = np.empty((FEED_LINES, traced), np.int64)
-    state_out = np.empty((STATE_LINES, states + SPARE), np.int64)
-    few = _FEW + SPARE
-    return World(
-        parameters=parameters,
-        feed_parameters=feed_parameters,
-        edges=edges,
-        opens=opens,
-        source_words=texts.source_words,
-        reason_words=texts.reason_words,
-        decided_words=texts.decided_words,
-        blank=_blank(),
-        state=state,
-        feeds=feeds,
-        values=values,
-        due=np.full(TIMERS, NEVER, np.int64),
-        made=np.zeros(TIMERS, np.int64),
-        rejected=np.zeros(rejects, np.int64),
-        left=np.zeros(_ORDERS, LEFT),
-        draft=_blank(),
-        held=_blank(),
-        last_sent=_blank(),
-        orders=np.zeros(_ORDERS, ORDER),
-        waiting=np.zeros(_ORDERS, LEVEL),
-        commands=np.zeros(_QUEUE, COMMAND),
-        changes=np.zeros(_QUEUE, UPDATE),
-        on_the_way=np.zeros(_QUEUE, COMMAND),
-        resting=np.zeros(_ORDERS, RESTING),
-        answers=np.zeros(_QUEUE, ACCOUNT),
-        notices=np.zeros(_QUEUE, UPDATE),
-        signal_out=signal_out,
-        signal_doubles=signal_out.view(np.float64),
-        signal_widths=np.empty(traced, np.int64),
-        target_out=target_out,
-        target_doubles=target_out.view(np.float64),
-        target_widths=np.empty(traced, np.int64),
-        state_out=state_out,
-        state_doubles=state_out.view(np.float64),
-        state_widths=np.empty(states + SPARE, np.int64),
-        wanted_out=np.empty(few, DECISION),
-        decision_out=np.empty(few, DECISION),
-        update_out=np.empty(few, UPDATE),
-        account_out=np.empty(few, ACCOUNT),
-        fill_out=np.empty(few, FILLED_ROW),
-        order_out=np.empty(few, ORDER_ROW),
-    )
+    if p["baseline"] == 0:
+        # A baseline that was set is what the first mid is judged against for a split.
+        feeds[SIGNAL]["before"] = p["set_price"]
+    return world
 
 
 def _blank() -> Records:

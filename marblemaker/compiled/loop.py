@@ -27,6 +27,7 @@ from marblemaker.compiled.decide import (
 from marblemaker.compiled.feed import NOT_JUDGED, chain, judge_age, tell_feed, wait_for_age
 from marblemaker.compiled.layout import (
     AGE_TARGET,
+    FEW,
     GIVE_UP,
     NEVER,
     RISK_OVER,
@@ -34,7 +35,6 @@ from marblemaker.compiled.layout import (
     SESSION_EDGE,
     SIGNAL,
     SIGNAL_AGED,
-    SPARE,
     TARGET,
     THROTTLE_OVER,
     TIMERS,
@@ -127,7 +127,7 @@ def tell(w: World) -> None:
         if p.traced:
             w.update_out[s.update_rows] = u
             s.update_rows += 1
-            if s.update_rows > len(w.update_out) - SPARE:
+            if s.update_rows >= min(w.parameters[0].most_rows, FEW):
                 s.full = 1
         if not s.disposed:
             hear(w, u)
@@ -148,7 +148,7 @@ def settle(w: World) -> None:
         a.seq, a.ts = s.seq, s.now
         w.account_out[s.account_rows] = a
         s.account_rows += 1
-        if s.account_rows > len(w.account_out) - SPARE:
+        if s.account_rows >= min(w.parameters[0].most_rows, FEW):
             s.full = 1
         if a.kind == t.STOP:
             # The graph is let go before the order sink stops: nothing reaches it any more.
@@ -293,8 +293,9 @@ def make_run(version: str) -> Callable[..., int]:
     """
 
     @njit(cache=True, nogil=True)
-    def run(w: World, signal: Columns, target: Columns, by_seq: bool) -> int:
+    def run(world: World, signal: Columns, target: Columns, by_seq: bool) -> int:
         """Run on from the present rows; say why it came back."""
+        w = world[0]
         p, s = w.parameters[0], w.state[0]
         if not len(version):
             return TROUBLE

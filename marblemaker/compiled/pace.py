@@ -41,7 +41,7 @@ def throttled(w: World) -> None:
     if not s.has_held or due != s.held_due:
         s.held_due = due
         schedule(w, THROTTLE_OVER, due)
-    wanted = w.draft.copy()
+    w.wanted[0] = w.draft[0]
     again = s.has_held and same_levels(w)
     w.held[0] = w.draft[0]
     s.has_held = 1
@@ -52,7 +52,7 @@ def throttled(w: World) -> None:
         add_unreported(w)
         decided(w)
     if s.has_sent and p.retracts:
-        w.draft[0] = wanted[0]
+        w.draft[0] = w.wanted[0]
         if retract(w):
             decided(w)
 

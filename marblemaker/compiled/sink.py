@@ -14,7 +14,7 @@ from numba import njit
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import schedule
-from marblemaker.compiled.layout import GIVE_UP, NEVER, SPARE, World
+from marblemaker.compiled.layout import FEW, GIVE_UP, NEVER, World
 from marblemaker.compiled.venue import submit
 from streams.events import BUY, SELL
 
@@ -34,7 +34,7 @@ def decided(w: World) -> None:
     s, d = w.state[0], w.draft[0]
     w.decision_out[s.decision_rows] = w.draft[0]
     s.decision_rows += 1
-    if s.decision_rows > len(w.decision_out) - SPARE:
+    if s.decision_rows >= min(w.parameters[0].most_rows, FEW):
         s.full = 1
     if s.stopping or d.action == t.HOLD or d.action == t.REFUSE:
         return
@@ -343,7 +343,7 @@ def apply(w: World, k: int, a: Any) -> None:
         row.n, row.ts, row.side, row.px, row.qty = order.n, a.ts, order.side, a.px, a.qty
         row.liquidity, row.fee = a.liquidity, a.fee
         s.fill_rows += 1
-        if s.fill_rows > len(w.fill_out) - SPARE:
+        if s.fill_rows >= min(w.parameters[0].most_rows, FEW):
             s.full = 1
     if not leaves:
         s.levels_assigned -= order.assigned
@@ -359,7 +359,7 @@ def write_order(w: World, order: Any) -> None:
     row.n, row.ts, row.side, row.px, row.qty = order.n, order.ts, order.side, order.px, order.qty
     row.state, row.filled, row.ts_last = order.state, order.filled, order.ts_last
     s.order_rows += 1
-    if s.order_rows > len(w.order_out) - SPARE:
+    if s.order_rows >= min(w.parameters[0].most_rows, FEW):
         s.full = 1
 
 

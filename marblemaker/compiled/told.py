@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marblemaker.calendar import opens_ns
-from marblemaker.compiled.layout import FEED_PARAMETERS, PARAMETERS, SIGNAL, TARGET
+from marblemaker.compiled.layout import FEED_PARAMETERS, MOST_ROWS, PARAMETERS, SIGNAL, TARGET
 from marblemaker.settings import Settings
 from marblemaker.wiring import latency_of, parameters_of, replace_policy_of
 from operators.quoting import Guards, Parameters
@@ -36,7 +36,7 @@ class Told(NamedTuple):
     opens: NDArray[np.int64]
 
 
-def told(settings: Settings, manifest: Manifest, *, traced: bool) -> Told:
+def told(settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int) -> Told:
     """Spell out settings for a recording; those that are not done have been refused before."""
     built = parameters_of(settings, manifest)
     g, schedule = built.guards, built.guards.schedule
@@ -63,6 +63,7 @@ def told(settings: Settings, manifest: Manifest, *, traced: bool) -> Told:
         "on_reject_resubmit": tutorial,
         "on_cancel_resubmit": built.on_cancel_resubmit,
         "traced": traced,
+        "most_rows": min(most_rows, MOST_ROWS),
         "states_traced": altered and not tutorial,
         "scale": built.instrument.price_scale,
         "half_spread_bps": built.half_spread_bps,

@@ -64,17 +64,17 @@ class Output:
 
     def take(self, w: World) -> None:
         """Write all rows that the loop has put out, and make room for more."""
-        s = w.state[0]
-        wanted = w.wanted_out[: s["wanted_rows"]]
-        decisions = w.decision_out[: s["decision_rows"]]
-        updates = w.update_out[: s["update_rows"]]
+        s = w["state"][0]
+        wanted = w["wanted_out"][: s["wanted_rows"]]
+        decisions = w["decision_out"][: s["decision_rows"]]
+        updates = w["update_out"][: s["update_rows"]]
         decided = self._frame(decisions, DECISIONS_SCHEMA)
         if self._trace is not None:
             feeds = [
-                _Rows(w.signal_out[:, : s["signal_rows"]], w.signal_widths[: s["signal_rows"]]),
-                _Rows(w.target_out[:, : s["target_rows"]], w.target_widths[: s["target_rows"]]),
+                _Rows(w["signal_out"][:, : s["signal_rows"]], w["signal_out_widths"][: s["signal_rows"]]),
+                _Rows(w["target_out"][:, : s["target_rows"]], w["target_out_widths"][: s["target_rows"]]),
             ]
-            states = _Rows(w.state_out[:, : s["state_rows"]], w.state_widths[: s["state_rows"]])
+            states = _Rows(w["state_out"][:, : s["state_rows"]], w["state_out_widths"][: s["state_rows"]])
             self._trace.take_rows(feeds, states, _rows_of(decisions))
             self._trace.take_frames(
                 _rows_of(wanted),
@@ -86,9 +86,9 @@ class Output:
             decisions=decided,
             orders=self._final_orders(w),
             fills=self._frame(
-                w.fill_out[: s["fill_rows"]], FILLS_SCHEMA, {"side": _SIDES}
+                w["fill_out"][: s["fill_rows"]], FILLS_SCHEMA, {"side": _SIDES}
             ),
-            account=self._account(w.account_out[: s["account_rows"]]),
+            account=self._account(w["account_out"][: s["account_rows"]]),
         )  # fmt: skip
         for name in ("signal", "target", "state", "wanted", "decision", "update", "account",
                      "fill", "order"):  # fmt: skip
@@ -97,8 +97,8 @@ class Output:
 
     def _final_orders(self, w: World) -> pl.DataFrame:
         """Orders that have ended, in order of number, without a gap."""
-        s = w.state[0]
-        rows = w.order_out[: s["order_rows"]]
+        s = w["state"][0]
+        rows = w["order_out"][: s["order_rows"]]
         ended = pl.DataFrame(
             {
                 "n": rows["n"],
@@ -114,7 +114,7 @@ class Output:
             ORDERS_SCHEMA,
         )
         every = pl.concat([self._ended, ended]).sort("n")
-        oldest = int(w.orders[0]["n"]) if s["working"] else 2**62
+        oldest = int(w["orders"][0]["n"]) if s["working"] else 2**62
         final = int(every["n"].search_sorted(oldest, side="left"))
         self._ended = every.slice(final)
         return every.slice(0, final)
