@@ -35,7 +35,7 @@ class _Rows:
     """Rows of words, as the trace takes them."""
 
     def __init__(self, words: NDArray[Any], widths: NDArray[np.int64]) -> None:
-        self.words: NDArray[np.uint64] = words.view(np.uint64)
+        self.words: NDArray[np.uint64] = words.copy().view(np.uint64)
         self.widths = widths
         self.height = len(widths)
 
@@ -63,11 +63,14 @@ class Output:
             trace.learn({word % 2**64: text for word, text in self._texts.items()})
 
     def take(self, w: World) -> None:
-        """Write all rows that the loop has put out, and make room for more."""
+        """Write all rows that the loop has put out, and make room for more.
+
+        All are copied: a column may be the memory of its rows, and the loop writes over them.
+        """
         s = w["state"][0]
-        wanted = w["wanted_out"][: s["wanted_rows"]]
-        decisions = w["decision_out"][: s["decision_rows"]]
-        updates = w["update_out"][: s["update_rows"]]
+        wanted = w["wanted_out"][: s["wanted_rows"]].copy()
+        decisions = w["decision_out"][: s["decision_rows"]].copy()
+        updates = w["update_out"][: s["update_rows"]].copy()
         decided = self._frame(decisions, DECISIONS_SCHEMA)
         if self._trace is not None:
             feeds = [
@@ -86,9 +89,9 @@ class Output:
             decisions=decided,
             orders=self._final_orders(w),
             fills=self._frame(
-                w["fill_out"][: s["fill_rows"]], FILLS_SCHEMA, {"side": _SIDES}
+                w["fill_out"][: s["fill_rows"]].copy(), FILLS_SCHEMA, {"side": _SIDES}
             ),
-            account=self._account(w["account_out"][: s["account_rows"]]),
+            account=self._account(w["account_out"][: s["account_rows"]].copy()),
         )  # fmt: skip
         for name in ("signal", "target", "state", "wanted", "decision", "update", "account",
                      "fill", "order"):  # fmt: skip
@@ -98,7 +101,7 @@ class Output:
     def _final_orders(self, w: World) -> pl.DataFrame:
         """Orders that have ended, in order of number, without a gap."""
         s = w["state"][0]
-        rows = w["order_out"][: s["order_rows"]]
+        rows = w["order_out"][: s["order_rows"]].copy()
         ended = pl.DataFrame(
             {
                 "n": rows["n"],
