@@ -53,6 +53,13 @@ def is_open(w: World, ts: int) -> bool:
 
 
 @njit
+def opened(w: World, ts: int) -> int:
+    """When the session at an instant, or the latest one before it, opened; 0: there was none."""
+    after = edges_before(w.edges, ts)
+    return w.edges[(after - 1) & ~1] if after else 0
+
+
+@njit
 def next_edge(w: World, ts: int) -> int:
     """The next open or close after an instant; ``NEVER``, which is behind all, if there is none."""
     return w.edges[edges_before(w.edges, ts)]

@@ -33,10 +33,6 @@ class NotDone(NamedTuple):
     asked: Callable[[Asked], bool]
 
 
-def _has(asked: Asked, name: str) -> bool:
-    return any(name in recording.manifest.files for recording in asked.recordings)
-
-
 def _late(asked: Asked) -> bool:
     """Answers later than the sink waits for: it would ask the venue what became of its orders."""
     latency = latency_of(asked.settings)
@@ -49,13 +45,10 @@ NOT_DONE: Final = (
     NotDone("--strict", lambda a: a.strict),
     NotDone("--fills bounds", lambda a: a.bounds),
     NotDone("recorded answers of a venue (--venue recorded)", lambda a: a.recorded),
-    NotDone("recordings with status rows (status.parquet)", lambda a: _has(a, "status")),
-    NotDone("recordings with public trades (trades.parquet)", lambda a: _has(a, "trades")),
     NotDone("several signals (signal.others)", lambda a: len(a.settings.signal_instruments) > 1),
     NotDone('strategy.preset "ladder"', lambda a: a.settings.strategy.preset == "ladder"),
     NotDone("strategy.anchor_without_own", lambda a: a.settings.strategy.anchor_without_own),
     NotDone('orders.replace "modify"', lambda a: a.settings.orders.replace == "modify"),
-    NotDone('venue.fill_model "queue"', lambda a: a.settings.venue.fill_model == "queue"),
     NotDone(
         "budgets (venue.limits, transactions_per_minute, volume_quota)",
         lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",
@@ -68,12 +61,6 @@ NOT_DONE: Final = (
         ),
     ),
     NotDone("venue.latency of orders.in_flight_timeout_secs or longer", _late),
-    NotDone(
-        "limits on money (risk.max_notional, risk.max_loss)",
-        lambda a: (
-            a.settings.risk.max_notional is not None or a.settings.risk.max_loss is not None
-        ),
-    ),
     NotDone("risk.kill_file", lambda a: a.settings.risk.kill_file is not None),
 )
 """In the order in which they are looked for."""

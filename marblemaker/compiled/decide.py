@@ -12,7 +12,7 @@ from numba import njit
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
-from marblemaker.compiled.clock import edges_before, is_open, next_edge, schedule
+from marblemaker.compiled.clock import edges_before, is_open, next_edge, opened, schedule
 from marblemaker.compiled.feed import latest_of, refusal_words
 from marblemaker.compiled.layout import (
     ALONE,
@@ -33,10 +33,11 @@ from marblemaker.compiled.layout import (
 from marblemaker.compiled.pace import throttled
 from marblemaker.compiled.sink import decided
 from operators.guards.risk import REJECT_WINDOW_NS
+from streams.instrument import UNIT
 
 __all__ = [
-    "on_orders", "on_pair", "refuse_beside", "risk_over", "session_edge", "start_session",
-    "unchanged",
+    "kill", "on_orders", "on_pair", "refuse_beside", "risk_over", "session_edge", "start_risk",
+    "start_session", "unchanged",
 ]  # fmt: skip
 
 NULL = t.NULL_WORD
@@ -58,7 +59,7 @@ def refuse_state(w: World, i: int, j: int, place: int, by: int, reason: int, ts:
 # ---------------------------------------------------------------- session, basis, fair value
 
 
-@njit
+@njit(inline="always")
 def start_session(w: World) -> None:
     """Judge the session before the first input."""
     s = w.state[0]
@@ -70,7 +71,7 @@ def start_session(w: World) -> None:
             schedule(w, SESSION_EDGE, next_edge(w, s.now))
 
 
-@njit
+@njit(inline="always")
 def session_edge(w: World) -> None:
     """Open or close the session."""
     s = w.state[0]
@@ -89,6 +90,10 @@ def on_pair(w: World) -> None:
     """Take the latest of both feeds through the guards on both."""
     p, s = w.parameters[0], w.state[0]
     i, j = latest_of(w, SIGNAL), latest_of(w, TARGET)
+    if p.tutorial:
+        # Later signals do not make a new state there: this one is kept as it is.
+        w.values[ALONE] = w.values[i]
+        i = ALONE
     if p.has_schedule and not s.is_open:
         if p.outside == _WITHDRAW:
             j = refuse_state(w, i, j, CLOSED, t.BY_SESSION, t.CLOSED, s.now)
@@ -125,6 +130,48 @@ def on_pair(w: World) -> None:
 
 
 @njit
+def marked(s: Any) -> int:
+    """Profit with the position valued at the target's mid."""
+    return steps.pnl_in_parts(s.cash, s.cash_rest, s.fees, s.net, s.mark)
+
+
+@njit
+def next_open(w: World, ts: int) -> int:
+    """When the next session opens after an instant."""
+    following = next_edge(w, ts)
+    while following < NEVER and not is_open(w, following):
+        following = next_edge(w, following)
+    return following
+
+
+@njit(inline="always")
+def start_risk(w: World) -> None:
+    """Know the session before the first input."""
+    s = w.state[0]
+    s.edge = NEVER
+    if w.parameters[0].risk_scheduled:
+        s.opened, s.edge = opened(w, s.now), next_edge(w, s.now)
+
+
+@njit
+def mark_to_market(w: World, j: int) -> None:
+    """Take the target's mid as what the position is worth; a session starts its own count."""
+    s, v = w.state[0], w.values[j]
+    if not v.is_refusal:
+        first = s.mark == NULL
+        s.mark = (v.bid_px + v.ask_px) // 2
+        if first:
+            # What we held at the start is neither a profit nor a loss.
+            s.pnl_at_open = marked(s)
+    if s.now >= s.edge:
+        s.edge = next_edge(w, s.now)
+        if opened(w, s.now) != s.opened:
+            s.opened = opened(w, s.now)
+            if s.mark != NULL:
+                s.pnl_at_open = marked(s)
+
+
+@njit
 def breach(w: World) -> tuple[int, float, float]:
     """The first limit that is passed, by its reason (-1: none), the value and the limit."""
     p, s = w.parameters[0], w.state[0]
@@ -135,6 +182,16 @@ def breach(w: World) -> tuple[int, float, float]:
     rejects = s.rejects_tail - s.rejects_head
     if p.risk_rejects >= 0 and rejects > p.risk_rejects:
         return t.STORM, float(rejects), float(p.risk_rejects)
+    if s.mark == NULL:
+        return -1, 0.0, 0.0
+    if p.risk_notional >= 0 and s.net:
+        value = steps.notional(s.net, s.mark)
+        if value > p.risk_notional:
+            return t.TOO_DEAR, value / 1e9, p.risk_notional / 1e9
+    if p.risk_loss >= 0:
+        pnl = marked(s) - s.pnl_at_open
+        if -pnl > p.risk_loss:
+            return t.LOSS, -pnl / 1e9, p.risk_loss / 1e9
     return -1, 0.0, 0.0
 
 
@@ -151,6 +208,8 @@ def judge_risk(w: World) -> None:
         s.tripped, s.tripped_reason = 1, reason
         s.tripped_value, s.tripped_limit = value, limit
         until = s.now + w.parameters[0].cooldown_ns
+        if reason == t.LOSS:
+            until = max(until, next_open(w, s.now) if w.parameters[0].risk_scheduled else NEVER)
         if until < NEVER:
             schedule(w, RISK_OVER, until)
 
@@ -171,9 +230,11 @@ def refuse_risk(w: World) -> int:
 def on_state(w: World, i: int, j: int) -> None:
     """Judge a state by the limits on what we did."""
     s = w.state[0]
-    s.signal_place, s.target_place = i, j
-    if w.parameters[0].has_risk and (s.tripped or s.unjudged):
+    s.signal_place, s.target_place, s.has_state = i, j, 1
+    p = w.parameters[0]
+    if p.has_risk and (s.tripped or s.unjudged or p.risk_notional >= 0 or p.risk_loss >= 0):
         s.unjudged = 0
+        mark_to_market(w, j)
         if not s.tripped:
             judge_risk(w)
         if s.tripped:
@@ -200,19 +261,28 @@ def on_orders(w: World, new_rejects: int) -> None:
         w.rejected[s.rejects_tail] = s.now
         s.rejects_tail += 1
     s.unjudged = 1
-    if not s.tripped:
+    if not s.tripped and s.has_state:
         judge_risk(w)
         s.unjudged = 0
         if s.tripped:
             on_lawful(w, s.signal_place, refuse_risk(w))
 
 
-@njit
+@njit(inline="always")
 def risk_over(w: World) -> None:
     """Judge anew once a tripped limit has had its time."""
     s = w.state[0]
     s.tripped, s.unjudged = 0, 1
     on_state(w, s.signal_place, s.target_place)
+
+
+@njit(inline="always")
+def kill(w: World, reason: int) -> None:
+    """Take everything away for a reason, or give it back (0); both act at once."""
+    s = w.state[0]
+    s.killed = reason
+    if s.has_state:
+        on_lawful(w, s.kill_signal, s.kill_target)
 
 
 @njit
@@ -237,6 +307,8 @@ def unchanged(p: Any, s: Any, signal: Any, target: Any) -> bool:
     if signal.is_refusal or target.is_refusal or s.killed or p.states_traced:
         return False
     if not (s.is_open or not p.has_schedule) or s.unjudged or s.tripped:
+        return False
+    if p.risk_notional >= 0 or p.risk_loss >= 0:
         return False
     if not s.quoted or not s.told or s.seen_resets != s.resets:
         return False
@@ -367,7 +439,7 @@ def want(w: World) -> None:
     throttled(w)
 
 
-@njit
+@njit(inline="always")
 def refuse_beside(w: World, place: int) -> None:
     """Report a refused book beside the stream, as the tutorial has it; what works stays."""
     v = w.values[place]
@@ -405,18 +477,23 @@ def price(w: World, i: int, j: int) -> None:
         if p.stay_passive:
             low = min(low, anchor.ask_px - p.tick_size)
             high = max(high, anchor.bid_px + p.tick_size)
+        limit = p.max_position
+        # Where the value of a unit is next to nothing, the limit in units does not fit 64 bits.
+        if p.risk_notional >= 0 and p.risk_notional // max(anchor.ask_px, 1) < UNIT:
+            limit = steps.position_limit(limit, p.risk_notional, anchor.ask_px)
+        note = t.POSITION_LIMIT if limit == p.max_position else t.NOTIONAL_LIMIT
         worst_long = worst_short = s.net
         if p.count_working:
             worst_long += s.buys
             worst_short -= s.sells
-        if not steps.may_buy(worst_long, p.trade_size, p.max_position):
-            bid_note = t.POSITION_LIMIT
+        if not steps.may_buy(worst_long, p.trade_size, limit):
+            bid_note = note
         elif low <= 0:
             bid_note = t.NO_POSITIVE
         else:
             bid_px = low
-        if not steps.may_sell(worst_short, p.trade_size, p.max_position):
-            ask_note = t.POSITION_LIMIT
+        if not steps.may_sell(worst_short, p.trade_size, limit):
+            ask_note = note
         elif high <= 0:
             ask_note = t.NO_POSITIVE
         else:

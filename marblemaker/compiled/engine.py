@@ -21,11 +21,14 @@ from marblemaker.compiled.loop import (
     DONE,
     FULL,
     MORE_SIGNAL,
+    MORE_STATUS,
+    MORE_TARGET,
+    MORE_TRADES,
     TROUBLE,
     TWICE,
     make_run,
 )
-from marblemaker.compiled.read import Feed
+from marblemaker.compiled.read import Feed, kills_of
 from marblemaker.compiled.texts import Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Output
@@ -54,6 +57,12 @@ __all__ = ["BATCH_ROWS", "compiled_run", "replay_compiled"]
 
 BATCH_ROWS: Final = 262_144
 """Rows of a feed that are read, and looped over, at a time."""
+
+MERGED: Final = ("status", "signal", "trades", "target")
+"""Files of inputs, in the order of ties; the loop is given them in this order."""
+_MORE: Final = {
+    MORE_STATUS: "status", MORE_SIGNAL: "signal", MORE_TRADES: "trades", MORE_TARGET: "target",
+}  # fmt: skip
 
 _ROOT: Final = Path(__file__).parents[2]
 _SOURCES: Final = ("operators", "streams", "sinks", "marblemaker/compiled", "marblemaker/digest.py")
@@ -84,7 +93,7 @@ class _Told(event.Listener):  # type: ignore[misc]
     def on_start(self, _: Any) -> None:
         if self._note is not None:
             note, self._note = self._note, None
-            note("compiling the engine: once, about half a minute; it is kept for the next start")
+            note("compiling the engine: once, about a minute; it is kept for the next start")
 
     def on_end(self, _: Any) -> None:
         pass
@@ -143,22 +152,23 @@ class _Run:
         self._journal = Journal(folder)
         fair_value = settings.strategy.preset == "fair_value"
         self._trace = Trace(folder, fair_value=fair_value) if trace else None
-        texts = Texts()
+        paths = recording.paths(recorded=False)
+        texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
         self._output = Output(self._journal, self._trace, texts)
         asked = told(settings, recording.manifest, traced=trace, most_rows=batch_rows)
         self._world = new_world(
             *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0
         )
-        paths = recording.paths(recorded=False)
         self._by_seq = recording.is_numbered(paths)
         target = settings.target_instrument
-        self._signal, self._target = (
-            Feed(name, paths[name], priced, by_seq=self._by_seq, batch_rows=batch_rows)
-            for name, priced in (("signal", None), ("target", target))
-        )
-        self._writers = {
-            name: FrameWriter(folder, name, schema_of(name)) for name in ("signal", "target")
-        }
+        self._feeds = {
+            name: Feed(
+                name, paths.get(name), target if name in ("target", "trades") else None,
+                texts.kills, by_seq=self._by_seq, batch_rows=batch_rows,
+            )
+            for name in MERGED
+        }  # fmt: skip
+        self._writers = {name: FrameWriter(folder, name, schema_of(name)) for name in paths}
         self._mark: int | None = None
 
     def complete(self, progress: Progress | None) -> dict[str, Any]:
@@ -188,7 +198,7 @@ class _Run:
         seconds = time.perf_counter() - started
         summary["seconds"] = round(seconds, 3)
         summary["seconds_in_graph"] = round(loop_seconds, 3)
-        inputs = self._signal.rows + self._target.rows
+        inputs = sum(feed.rows for feed in self._feeds.values())
         summary["events_per_second"] = round(inputs / seconds) if seconds else 0
         write_manifest(self._folder, manifest)
         if self._trace is not None:
@@ -200,10 +210,11 @@ class _Run:
         run, w = compiled_run(), self._world[0]
         total = self._recording.rows
         s = w["state"][0]
-        for feed in (self._signal, self._target):
-            s[f"more_{feed.name}"] = feed.read()
+        for name, feed in self._feeds.items():
+            s[f"more_{name}"] = feed.read()
         while True:
-            came = run(self._world, self._signal.columns, self._target.columns, self._by_seq)
+            columns = [feed.columns for feed in self._feeds.values()]
+            came = run(self._world, *columns, self._by_seq)
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came == FULL or came == DONE:
@@ -211,11 +222,11 @@ class _Run:
             if came == DONE:
                 break
             if came != FULL:
-                self._refill(self._signal if came == MORE_SIGNAL else self._target)
+                self._refill(self._feeds[_MORE[came]])
                 if progress is not None:
-                    done = self._signal.rows + self._target.rows
+                    done = sum(feed.rows for feed in self._feeds.values())
                     progress(done, total, int(s["now"]))
-        for feed in (self._signal, self._target):
+        for feed in self._feeds.values():
             self._write_inputs(feed)
 
     def _refill(self, feed: Feed) -> None:

@@ -8,7 +8,7 @@ from numba import njit
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
-from marblemaker.compiled.clock import is_open, next_edge, schedule
+from marblemaker.compiled.clock import cancel, is_open, next_edge, schedule
 from marblemaker.compiled.layout import (
     AGE_SIGNAL,
     FEED_LINES,
@@ -20,7 +20,9 @@ from marblemaker.compiled.layout import (
 from operators.books import LOCKED
 from operators.guards.age import DEAD, LIVE, QUIET
 
-__all__ = ["chain", "judge_age", "latest_of", "tell_feed"]
+__all__ = [
+    "chain", "disconnected", "judge_age", "latest_of", "sign_of_life", "tell_feed", "wait_for_age",
+]  # fmt: skip
 
 NULL = t.NULL_WORD
 _SNAPSHOT = 32
@@ -212,6 +214,26 @@ def judge_age(w: World, source: int) -> tuple[bool, int]:
             emits = True
         due = last_sign + g.dead_ns if verdict == QUIET else edge
     return emits, min(due, edge)
+
+
+@njit
+def disconnected(w: World, source: int) -> bool:
+    """Refuse a feed until it speaks again; tell whether that is news."""
+    f = w.feeds[source]
+    if not f.has_spoken or f.refused == t.DISCONNECTED:
+        return False
+    cancel(w, AGE_SIGNAL + source)
+    f.waiting = 0
+    refuse_age(w, source, t.DISCONNECTED, w.feed_parameters[source].limit_ns)
+    return True
+
+
+@njit
+def sign_of_life(w: World, source: int) -> bool:
+    """Note that a feed lives; tell whether it must be judged anew."""
+    f = w.feeds[source]
+    f.heard = w.state[0].now
+    return f.refused == t.DEAD or f.refused == t.QUIET
 
 
 @njit

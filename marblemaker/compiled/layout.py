@@ -59,11 +59,12 @@ PARAMETERS: Final = _record(
     "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
     "on_reject_resubmit on_cancel_resubmit "
     # risk; -1: no such limit
-    "has_risk risk_position risk_orders risk_rejects cooldown_ns "
+    "has_risk risk_position risk_orders risk_rejects risk_notional risk_loss cooldown_ns "
+    "risk_scheduled "
     # the order sink
     "replaces expire_ns flatten stop_ns max_batch "
     # the venue
-    "cross maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
+    "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     # whether the operators' outputs are wanted, and all that reach requote
     "traced states_traced "
     # how many rows of output lead back to who called
@@ -89,7 +90,7 @@ FEED: Final = _record(
     # baseline
     "following last_ts "
     # age
-    "spoke since heard refused waiting "
+    "has_spoken since heard refused waiting "
     # which of the values is the latest: the chain's, or the refusal of age
     "latest",
     "accepted candidate before first average last_mid",
@@ -105,16 +106,17 @@ VALUE: Final = _record(
 STATE: Final = _record(
     # the pump and its clock
     "begun seq now next_due made venue_due disposed stopped full trouble before_ts before_kind ties "
-    "at_signal at_target more_signal more_target notices_head notices_tail answers_head "
-    "answers_tail "
+    "at_signal at_target at_status at_trades more_signal more_target more_status more_trades "
+    "notices_head notices_tail answers_head answers_tail "
     # session
     "is_open closed_ns "
     # what reached risk and the kill switch last: places in ``values``
-    "signal_place target_place kill_signal kill_target "
+    "signal_place target_place kill_signal kill_target has_state "
     # risk
     "unjudged tripped tripped_reason until rejects_head rejects_tail killed "
+    "mark opened edge pnl_at_open "
     # inventory, as told
-    "net buys sells told rejects resets "
+    "net buys sells told rejects resets cash cash_rest fees "
     # requote
     "quoted seen_resets unmoved refused_by refused_reason refused_seq "
     # throttle
@@ -123,7 +125,8 @@ STATE: Final = _record(
     "position leaves_buy leaves_sell created working waiting commands batches stopping finished "
     "gave_up flattenings levels_assigned "
     # the venue
-    "bid ask sent trades resting on_the_way next_expiry bid_high ask_low "
+    "bid ask bid_sz ask_sz trades resting on_the_way next_expiry bid_low bid_high ask_low ask_high "
+    "queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
     # anomalies
     "late_cancels others position_left left_working "
     # how many rows of output there are
@@ -136,7 +139,7 @@ STATE: Final = _record(
 ORDER: Final = _record("n ts side px qty state filled ts_last cancel_asked cancels assigned acked")
 """An order that works or is in flight, as the order sink sees it."""
 
-RESTING: Final = _record("n side px total filled expire_ts")
+RESTING: Final = _record("n side px total filled expire_ts leaves ahead")
 """An order that rests at the venue."""
 
 COMMAND: Final = _record("is_cancel n side px qty expire_ts due sent update")
@@ -174,7 +177,7 @@ FEW: Final = 32_768
 """Rows of the other tables that lead back to who called."""
 _QUEUE: Final = 8_192
 _ORDERS: Final = 1_024
-_REASONS: Final = 64
+_REASONS: Final = 256
 
 
 def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
@@ -289,7 +292,10 @@ def new_world(
     s["net"] = s["position"] = position
     s["unjudged"], s["last_widening"], s["refused_by"] = 1, 1.0, -1
     s["bid"] = s["ask"] = NULL_WORD
-    s["next_expiry"], s["bid_high"], s["ask_low"] = NEVER, NEVER, -1
+    s["next_expiry"], s["bid_high"], s["ask_high"] = NEVER, NEVER, NEVER
+    s["bid_low"] = s["ask_low"] = -1
+    for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
+        s[name] = NULL_WORD
     s["closed_ns"] = NULL_WORD
     s["signal_place"], s["target_place"] = SIGNAL, TARGET
     s["kill_signal"], s["kill_target"] = SIGNAL, TARGET

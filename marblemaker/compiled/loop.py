@@ -13,18 +13,29 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import earliest
 from marblemaker.compiled.decide import (
+    kill,
     on_orders,
     on_pair,
     refuse_beside,
     risk_over,
     session_edge,
+    start_risk,
     start_session,
     unchanged,
 )
-from marblemaker.compiled.feed import NOT_JUDGED, chain, judge_age, tell_feed, wait_for_age
+from marblemaker.compiled.feed import (
+    NOT_JUDGED,
+    chain,
+    disconnected,
+    judge_age,
+    sign_of_life,
+    tell_feed,
+    wait_for_age,
+)
 from marblemaker.compiled.layout import (
     AGE_TARGET,
     FEW,
@@ -43,12 +54,18 @@ from marblemaker.compiled.layout import (
 from marblemaker.compiled.pace import let_go
 from marblemaker.compiled.sink import give_up, on_account
 from marblemaker.compiled.venue import advance as advance_venue
-from marblemaker.compiled.venue import on_book
+from marblemaker.compiled.venue import matters, on_book, on_trade
 from streams.events import BUY
+from streams.instrument import UNIT
 from streams.pump import SIGNAL as SIGNAL_KIND
+from streams.pump import STATUS as STATUS_KIND
 from streams.pump import TARGET as TARGET_KIND
+from streams.pump import TRADE as TRADE_KIND
 
-__all__ = ["DONE", "FULL", "MORE_SIGNAL", "MORE_TARGET", "TROUBLE", "Columns", "make_run"]
+__all__ = [
+    "DONE", "FULL", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES", "TROUBLE",
+    "Columns", "StatusColumns", "TradeColumns", "make_run",
+]  # fmt: skip
 
 NULL = t.NULL_WORD
 
@@ -56,7 +73,9 @@ DONE = 0
 FULL = 1
 MORE_SIGNAL = 2
 MORE_TARGET = 3
-TROUBLE = 4
+MORE_STATUS = 4
+MORE_TRADES = 5
+TROUBLE = 6
 
 BACKWARDS = 10
 """Trouble: along ``seq`` time goes back."""
@@ -65,19 +84,48 @@ TWICE = 11
 
 
 class Columns(NamedTuple):
-    """A batch of a feed's rows; an absent number is ``NULL_WORD``."""
+    """A batch of a feed's quotes; an absent number is ``NULL_WORD``."""
 
     key: NDArray[np.int64]
     """What rows are merged by: ``seq`` or ``ts``."""
     ts: NDArray[np.int64]
+    number: NDArray[np.int64]
+    """Sequence numbers, filled in by the loop."""
     ts_event: NDArray[np.int64]
     bid_px: NDArray[np.int64]
     ask_px: NDArray[np.int64]
     bid_sz: NDArray[np.int64]
     ask_sz: NDArray[np.int64]
     flags: NDArray[np.uint8]
+
+
+class TradeColumns(NamedTuple):
+    """A batch of public trades; ``side`` is 0 where the venue does not say."""
+
+    key: NDArray[np.int64]
+    ts: NDArray[np.int64]
     number: NDArray[np.int64]
-    """Sequence numbers, filled in by the loop."""
+    px: NDArray[np.int64]
+    qty: NDArray[np.int64]
+    side: NDArray[np.int64]
+
+
+class StatusColumns(NamedTuple):
+    """A batch of status rows: what they do, to which feed, and the reason of a kill."""
+
+    key: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    number: NDArray[np.int64]
+    feed: NDArray[np.int64]
+    does: NDArray[np.int64]
+    reason: NDArray[np.int64]
+
+
+NOTHING = 0
+SIGN = 1
+DISCONNECT = 2
+KILL = 3
+"""With the reason 0 the kill switch is released."""
 
 
 # ---------------------------------------------------------------- our own orders
@@ -102,6 +150,11 @@ def hear(w: World, u: Any) -> None:
         w.left[k] = w.left[s.told]
     if u.filled:
         s.net += u.side * u.filled
+        value, rest = steps.value_parts(u.fill_px, u.filled)
+        s.cash_rest -= u.side * rest
+        s.cash += s.cash_rest // UNIT - u.side * value
+        s.cash_rest %= UNIT
+        s.fees += u.fee
     if u.side == BUY:
         s.buys += u.leaves - before
     else:
@@ -219,11 +272,10 @@ def advance_once(w: World, until: int) -> bool:
     return True
 
 
-@njit
-def book_changed(w: World, ts: int) -> None:
-    """Let the venue match against a new book, and deliver its answers before the quote."""
+@njit(inline="always")
+def answer_first(w: World, ts: int) -> None:
+    """Deliver what the venue says of a new book or trade, before the graph sees that."""
     s = w.state[0]
-    on_book(w)
     if s.answers_tail:
         settle(w)
         while advance_once(w, ts):
@@ -234,15 +286,16 @@ def book_changed(w: World, ts: int) -> None:
 # ---------------------------------------------------------------- the feeds
 
 
-@njit
+@njit(inline="always")
 def begin(w: World) -> None:
     """Do what happens on subscription, before the first input."""
     start_session(w)
+    start_risk(w)
     if not w.parameters[0].tutorial:
         on_pair(w)
 
 
-@njit
+@njit(inline="always")
 def finish(w: World) -> bool:
     """Stop, and let time pass until that is done; False if there is more to do."""
     s = w.state[0]
@@ -285,6 +338,66 @@ def not_so_simple(w: World, source: int) -> None:
         settle(w)
 
 
+@njit(inline="always")
+def on_status(w: World, feed: int, does: int, reason: int) -> None:
+    """Take a row of status: of a feed, or the operator's kill switch."""
+    if does == KILL:
+        kill(w, reason)
+    elif not w.parameters[0].tutorial and feed <= TARGET and w.feed_parameters[feed].age:
+        if does == DISCONNECT:
+            if disconnected(w, feed):
+                hand_on(w, feed)
+        elif does == SIGN and w.feeds[feed].refused != t.DISCONNECTED:
+            heard(w, feed)
+
+
+@njit(inline="always")
+def heard(w: World, feed: int) -> None:
+    """Take a sign of life of a feed."""
+    if sign_of_life(w, feed):
+        look_at_age(w, feed)
+
+
+@njit(inline="always")
+def take_trade(w: World, trades: TradeColumns, i: int) -> None:
+    """Match a public trade, then let the graph see it: it shows that the target lives."""
+    s = w.state[0]
+    on_trade(w, trades.px[i], trades.qty[i], trades.side[i])
+    answer_first(w, s.now)
+    s.seq += 1
+    trades.number[i] = s.seq
+    if not w.parameters[0].tutorial and w.feed_parameters[TARGET].age:
+        heard(w, TARGET)
+    if s.notices_tail or s.answers_tail:
+        settle(w)
+
+
+@njit(inline="always")
+def take_status(w: World, status: StatusColumns, i: int) -> None:
+    """Take a row of status as the input that it is."""
+    s = w.state[0]
+    s.seq += 1
+    status.number[i] = s.seq
+    on_status(w, status.feed[i], status.does[i], status.reason[i])
+    if s.notices_tail or s.answers_tail:
+        settle(w)
+
+
+@njit(inline="always")
+def twice(s: Any) -> int:
+    """Say that two feeds share a number."""
+    s.trouble = TWICE
+    return TROUBLE
+
+
+@njit(inline="always")
+def count_tie(s: Any, by_seq: bool, ts: int, kind: int) -> None:
+    """Count neighbours of different feeds with one ``ts``: their order was a choice."""
+    if not by_seq and ts == s.before_ts and kind != s.before_kind:
+        s.ties += 1
+    s.before_ts, s.before_kind = ts, kind
+
+
 def make_run(version: str) -> Callable[..., int]:
     """Make the loop; its compiled code is kept for sources of this ``version`` only.
 
@@ -293,7 +406,14 @@ def make_run(version: str) -> Callable[..., int]:
     """
 
     @njit(cache=True, nogil=True)
-    def run(world: World, signal: Columns, target: Columns, by_seq: bool) -> int:
+    def run(
+        world: World,
+        status: StatusColumns,
+        signal: Columns,
+        trades: TradeColumns,
+        target: Columns,
+        by_seq: bool,
+    ) -> int:
         """Run on from the present rows; say why it came back."""
         w = world[0]
         p, s = w.parameters[0], w.state[0]
@@ -317,28 +437,56 @@ def make_run(version: str) -> Callable[..., int]:
                 return MORE_SIGNAL
             if j == len(target.key) and s.more_target:
                 return MORE_TARGET
-            signal_key = signal.key[i] if i < len(signal.key) else NEVER
-            target_key = target.key[j] if j < len(target.key) else NEVER
-            if signal_key == NEVER and target_key == NEVER:
+            if s.at_status == len(status.key) and s.more_status:
+                return MORE_STATUS
+            if s.at_trades == len(trades.key) and s.more_trades:
+                return MORE_TRADES
+            # Ties go in this order.
+            key, kind = NEVER, -1
+            if s.at_status < len(status.key):
+                key, kind = status.key[s.at_status], STATUS_KIND
+            if i < len(signal.key):
+                if by_seq and signal.key[i] == key:
+                    return twice(s)
+                if signal.key[i] < key:
+                    key, kind = signal.key[i], SIGNAL_KIND
+            if s.at_trades < len(trades.key):
+                if by_seq and trades.key[s.at_trades] == key:
+                    return twice(s)
+                if trades.key[s.at_trades] < key:
+                    key, kind = trades.key[s.at_trades], TRADE_KIND
+            if j < len(target.key):
+                if by_seq and target.key[j] == key:
+                    return twice(s)
+                if target.key[j] < key:
+                    key, kind = target.key[j], TARGET_KIND
+            if kind < 0:
                 break
-            is_signal = signal_key <= target_key
-            ts = signal.ts[i] if is_signal else target.ts[j]
-            if by_seq:
-                if signal_key == target_key:
-                    s.trouble = TWICE
-                    return TROUBLE
-                if ts < s.before_ts:
-                    s.trouble = BACKWARDS
-                    return TROUBLE
-            due = min(s.next_due, s.venue_due)
-            if ts >= due and advance_once(w, ts):
+            is_signal = kind == SIGNAL_KIND
+            if is_signal:
+                ts = signal.ts[i]
+            elif kind == TARGET_KIND:
+                ts = target.ts[j]
+            elif kind == STATUS_KIND:
+                ts = status.ts[s.at_status]
+            else:
+                ts = trades.ts[s.at_trades]
+            if by_seq and ts < s.before_ts:
+                s.trouble = BACKWARDS
+                return TROUBLE
+            if ts >= min(s.next_due, s.venue_due) and advance_once(w, ts):
                 # One at a time, so that there is room for what each puts out.
                 continue
-            kind = SIGNAL_KIND if is_signal else TARGET_KIND
-            if not by_seq and ts == s.before_ts and kind != s.before_kind:
-                s.ties += 1
-            s.before_ts, s.before_kind = ts, kind
+            count_tie(s, by_seq, ts, kind)
             s.now = ts
+            if not is_signal and kind != TARGET_KIND:
+                if kind == STATUS_KIND:
+                    s.at_status += 1
+                    take_status(w, status, s.at_status - 1)
+                else:
+                    s.at_trades += 1
+                    take_trade(w, trades, s.at_trades - 1)
+                continue
             if is_signal:
                 s.at_signal = i + 1
                 s.seq += 1
@@ -352,13 +500,10 @@ def make_run(version: str) -> Callable[..., int]:
             else:
                 s.at_target = j + 1
                 bid, ask = target.bid_px[j], target.ask_px[j]
-                s.bid, s.ask = bid, ask
-                if (
-                    (ask != NULL and ask <= s.ask_low)
-                    or (bid != NULL and bid >= s.bid_high)
-                    or ts >= s.next_expiry
-                ):
-                    book_changed(w, ts)
+                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, target.bid_sz[j], target.ask_sz[j]
+                if matters(s, ts):
+                    on_book(w)
+                    answer_first(w, ts)
                 s.seq += 1
                 target.number[j] = s.seq
                 chain(
@@ -366,7 +511,7 @@ def make_run(version: str) -> Callable[..., int]:
                     bid, ask, target.bid_sz[j], target.ask_sz[j], target.flags[j],
                 )  # fmt: skip
                 f, g, source = ft, gt, TARGET
-            f.since = ts
+            f.since, f.has_spoken = ts, 1
             if (
                 not p.tutorial
                 and not (g.age and (f.refused or not f.waiting))
@@ -380,6 +525,7 @@ def make_run(version: str) -> Callable[..., int]:
                 s.refused_by = -1
                 s.signal_place = s.kill_signal = SIGNAL
                 s.target_place = s.kill_target = TARGET
+                s.has_state = 1
                 s.unmoved += 1
             else:
                 not_so_simple(w, source)

@@ -6,7 +6,7 @@ The loop merges the feeds as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,34 +14,74 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from marblemaker.compiled.loop import Columns
+from marblemaker.compiled.layout import SIGNAL, TARGET
+from marblemaker.compiled.loop import (
+    DISCONNECT,
+    KILL,
+    NOTHING,
+    SIGN,
+    Columns,
+    StatusColumns,
+    TradeColumns,
+)
 from marblemaker.compiled.texts import NULL_WORD
+from streams.events import SIDE_NAMES
 from streams.instrument import Instrument
-from streams.recording import RecordingError, checked_rows
+from streams.recording import RecordingError, checked_rows, schema_of
 
-__all__ = ["MAX_PX", "Feed"]
+__all__ = ["MAX_PX", "Feed", "kills_of"]
 
 MAX_PX: Final = 10**17
 """Highest price that the loop counts with, 1e-9: a hundred million of quote currency."""
 
-_EMPTY: Final = np.empty(0, np.int64)
-_NUMBERS: Final = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
+_DOES: Final = {"heartbeat": SIGN, "sibling": SIGN, "disconnect": DISCONNECT, "kill": KILL,
+                "release": KILL}  # fmt: skip
+_FEEDS: Final = {"signal": SIGNAL, "target": TARGET}
+_SIDES: Final = {name: side for side, name in SIDE_NAMES.items()}
+
+AnyColumns = Columns | TradeColumns | StatusColumns
+
+
+def kills_of(path: Path) -> list[str]:
+    """Texts of the operator's kill commands in a file of status rows."""
+    found: dict[str, None] = {}
+    for batch in checked_rows("status", path):
+        kills = batch.filter((pl.col("source") == "operator") & (pl.col("kind") == "kill"))
+        found |= dict.fromkeys(kills["text"].fill_null("").to_list())
+    # Without a text it is "on".
+    return list(dict.fromkeys(text or "on" for text in found))
 
 
 class Feed:
-    """One feed's rows, as far as they are read."""
+    """One file of inputs, as far as it is read."""
 
     def __init__(
-        self, name: str, path: Path, instrument: Instrument | None, *, by_seq: bool, batch_rows: int
+        self,
+        name: str,
+        path: Path | None,
+        instrument: Instrument | None,
+        kills: Mapping[str, int],
+        *,
+        by_seq: bool,
+        batch_rows: int,
     ) -> None:
-        """Open a file; ``by_seq``: rows are merged by their ``seq``, else by ``ts``."""
+        """Open a file, or stand for one that is not there.
+
+        ``by_seq``: rows are merged by their ``seq``, else by ``ts``. ``kills``: the reasons of the
+        texts of kill commands.
+        """
         self.name = name
         self._path = path
-        self._batches: Iterator[pl.DataFrame] = checked_rows(name, path, instrument, batch_rows)
+        self._kills = kills
+        self._batches: Iterator[pl.DataFrame] = iter(())
+        if path is not None:
+            self._batches = checked_rows(name, path, instrument, batch_rows)
         self._by_seq = by_seq
         self.frame: pl.DataFrame | None = None
         """The rows of the batch as they are in the file."""
-        self.columns = Columns(*([_EMPTY] * 7), np.empty(0, np.uint8), _EMPTY)
+        self.columns: AnyColumns = self._columns(
+            pl.DataFrame(schema=schema_of(name)), np.empty(0, np.int64), np.empty(0, np.int64)
+        )
         """The same for the loop."""
         self.rows = 0
         """Rows read so far."""
@@ -54,22 +94,49 @@ class Feed:
         frame = next(self._batches, None)
         if frame is None:
             return False
-        self.frame = frame
-        ts = _integers(frame["ts"])
-        numbers = [_integers(frame[name]) for name in _NUMBERS]
-        for name in ("bid_px", "ask_px"):
+        for name in {"bid_px", "ask_px", "px"} & set(frame.columns):
             highest = frame[name].max()
             if isinstance(highest, int) and highest > MAX_PX:
                 raise RecordingError(
                     f"{self._path}: {name} goes up to {highest}, --engine compiled counts with "
                     f"prices up to {MAX_PX} (1e-9); use --engine rx"
                 )
+        ts = _integers(frame["ts"])
         key = _integers(frame["seq"].cast(pl.Int64)) if self._by_seq else ts
-        number = np.empty(frame.height, np.int64)
-        flags = _contiguous(frame["flags"].to_numpy())
-        self.columns = Columns(key, ts, *numbers, flags, number)
+        self.frame, self.columns = frame, self._columns(frame, key, ts)
         self.rows += frame.height
         return True
+
+    def _columns(
+        self, frame: pl.DataFrame, key: NDArray[np.int64], ts: NDArray[np.int64]
+    ) -> AnyColumns:
+        number = np.empty(frame.height, np.int64)
+        if self.name == "trades":
+            side = frame["side"].replace_strict(_SIDES, default=0, return_dtype=pl.Int64)
+            px, qty = (_integers(frame[name]) for name in ("px", "qty"))
+            return TradeColumns(key, ts, number, px, qty, _integers(side))
+        if self.name == "status":
+            return StatusColumns(key, ts, number, *self._status(frame))
+        names = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
+        flags = _contiguous(frame["flags"].to_numpy())
+        return Columns(key, ts, number, *(_integers(frame[name]) for name in names), flags)
+
+    def _status(self, frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+        """To which feed, what it does, and the reason of a kill."""
+        of = frame["source"].to_list()
+        kinds, texts = frame["kind"].to_list(), frame["text"].fill_null("").to_list()
+        does = []
+        for source, kind in zip(of, kinds, strict=True):
+            what = _DOES.get(kind, NOTHING)
+            # The kill switch is the operator's, the rest is of a feed.
+            does.append(what if (what == KILL) == (source == "operator") else NOTHING)
+        reasons = [
+            self._kills[text or "on"] if what == KILL and kind == "kill" else 0
+            for what, kind, text in zip(does, kinds, texts, strict=True)
+        ]
+        yield np.array([_FEEDS.get(source, 2) for source in of], np.int64)
+        yield np.array(does, np.int64)
+        yield np.array(reasons, np.int64)
 
 
 def _integers(series: pl.Series) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from operators import (
     skew,
     throttle,
 )
-from operators.guards import age, basis, collar, event_time, frozen, split
+from operators.guards import age, basis, collar, event_time, frozen, risk, split
 from streams import instrument
 
 __all__ = ["step"]
@@ -32,8 +32,11 @@ def step(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # A step that calls another finds it in its module's globals; numba takes it there as it is.
 for callee in (
-    instrument.round_ticks, collar.jump_bps, requote.moved,
-):  # fmt: skip
+    collar.jump_bps,
+    instrument.round_ticks,
+    instrument.value_parts,
+    requote.moved,
+):
     register_jitable(callee)
 
 anchor_price = step(anchor.anchor_price)
@@ -63,5 +66,10 @@ frozen_too_long = step(frozen.is_frozen)
 split_of = step(split.split_of)
 floor_ticks = step(instrument.floor_ticks)
 ceil_ticks = step(instrument.ceil_ticks)
+value_parts = step(instrument.value_parts)
+pnl_in_parts = step(instrument.pnl_in_parts)
+fee_in_parts = step(instrument.fee_in_parts)
+notional = step(risk.notional)
+position_limit = step(ladder.position_limit)
 may_buy = step(instrument.may_buy)
 may_sell = step(instrument.may_sell)

@@ -147,6 +147,8 @@ class Texts:
 
     def __init__(self, kills: Iterable[str] = ()) -> None:
         """Know the texts of ``kills`` as well, which are reasons from ``FIRST_KILL`` on."""
+        kills = tuple(kills)
+        self.kills = {text: FIRST_KILL + k for k, text in enumerate(kills)}
         self.reasons = (*REASONS, *kills)
         self.by_word: dict[int, str] = {word(text): text for text in (*_SPELLED, *SOURCES)}
         self.by_word |= {word(reason): reason for reason in self.reasons}

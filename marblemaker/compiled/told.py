@@ -24,6 +24,7 @@ _FAR_NS: Final = 2**62
 BASELINES: Final = {"first": 1, "session": 2, "ewma": 3}
 OUTSIDE: Final = {"withdraw": 0, "widen": 1, "target_only": 2}
 REPLACES: Final = {"cancel_create": 0, "keep": 1, "cancel_all": 2}
+FILL_MODELS: Final = {"touch": 0, "cross": 1, "queue": 2}
 _BATCH: Final = 15
 
 
@@ -96,12 +97,15 @@ def _or_off(value: int | None) -> int:
 def _risk(built: Parameters) -> dict[str, Any]:
     limits = built.guards.risk
     if limits is None:
-        return {"has_risk": 0}
+        return {"has_risk": 0, "risk_notional": _OFF, "risk_loss": _OFF}
     return {
         "has_risk": 1,
         "risk_position": _or_off(limits.max_position),
         "risk_orders": _or_off(limits.max_orders),
         "risk_rejects": _or_off(limits.max_rejects),
+        "risk_notional": _or_off(limits.max_notional),
+        "risk_loss": _or_off(limits.max_loss),
+        "risk_scheduled": built.guards.schedule is not None,
         "cooldown_ns": limits.cooldown_ns,
     }
 
@@ -120,7 +124,7 @@ def _sink(settings: Settings) -> dict[str, Any]:
 def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
     latency, fees = latency_of(settings), TIER_FEES_PPM[settings.venue.tier]
     return {
-        "cross": settings.venue.fill_model == "cross",
+        "fill_model": FILL_MODELS[settings.venue.fill_model],
         "maker_ns": latency.maker_ns,
         "cancel_ns": latency.cancel_ns,
         "taker_ns": latency.taker_ns,

@@ -1,4 +1,4 @@
-"""The simulated venue: the rules of ``sinks.simulated``, with the fill models touch and cross."""
+"""The simulated venue: the rules of ``sinks.simulated`` and its fill models, ``sinks.fills``."""
 
 from __future__ import annotations
 
@@ -6,35 +6,24 @@ from typing import Any
 
 from numba import njit
 
+from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.layout import NEVER, World
 from streams.events import BUY
-from streams.instrument import UNIT
 
-__all__ = ["advance", "fee_of", "on_book", "submit"]
+__all__ = ["advance", "matters", "on_book", "on_trade", "submit"]
 
 NULL = t.NULL_WORD
-
-
-@njit
-def fee_of(px: int, qty: int, fee_ppm: int) -> int:
-    """Fee of a fill, rounded up: ``sinks.simulated.fee_of`` in parts that fit 64 bits."""
-    whole, part = qty // UNIT, qty % UNIT
-    # px × qty = value × UNIT + rest
-    by_part, rest = part * (px // UNIT), part * (px % UNIT)
-    value, rest = whole * px + by_part + rest // UNIT, rest % UNIT
-    # × ppm, in 1e-15 of quote currency: large × 1e15 + small
-    large, small = value * fee_ppm // 1_000_000, value * fee_ppm % 1_000_000
-    small = small * UNIT + rest * fee_ppm
-    return large + -(-small // (UNIT * 1_000_000))
+CROSS, QUEUE = 1, 2
+"""Fill models; ``touch`` is 0. As numbers, touch and cross are how far through a price is."""
+UNKNOWN = 2**62
+"""Queue in front that nothing is known of: no trade takes anything from it."""
 
 
 @njit
 def below(px: int, qty: int, least: int) -> bool:
     """Tell whether px × qty is below ``least`` × UNIT, in parts that fit 64 bits."""
-    whole, part = qty // UNIT, qty % UNIT
-    rest = part * (px % UNIT)
-    return whole * px + part * (px // UNIT) + rest // UNIT < least
+    return steps.value_parts(px, qty)[0] < least
 
 
 # ---------------------------------------------------------------- answers
@@ -61,7 +50,7 @@ def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) 
     say(w, t.FILL, n, NULL)
     a = w.answers[s.answers_tail - 1]
     a.venue_id, a.px, a.qty, a.liquidity = s.trades, px, qty, liquidity
-    a.fee = fee_of(px, qty, fee_ppm)
+    a.fee = steps.fee_in_parts(px, qty, fee_ppm)
 
 
 # ---------------------------------------------------------------- the API
@@ -176,7 +165,9 @@ def create(w: World, c: Any) -> None:
         r = w.resting[s.resting]
         s.resting += 1
         r.n, r.side, r.px, r.total, r.filled = c.n, c.side, c.px, c.qty, 0
-        r.expire_ts = c.expire_ts
+        r.expire_ts, r.leaves = c.expire_ts, c.qty
+        best, size = (s.bid, s.bid_sz) if c.side == BUY else (s.ask, s.ask_sz)
+        r.ahead = shown(c.side, c.px, best, size) if p.fill_model == QUEUE else 0
         watch(w)
 
 
@@ -191,40 +182,190 @@ def leave(w: World, k: int) -> None:
 
 @njit
 def watch(w: World) -> None:
-    """Note which quotes cannot matter."""
+    """Note which quotes and trades cannot matter; see ``sinks.fills.Fills``."""
     p, s = w.parameters[0], w.state[0]
-    s.bid_high, s.ask_low, s.next_expiry = NEVER, -1, NEVER
+    through = 1 if p.fill_model == CROSS else 0
+    s.bid_low = s.ask_low = -1
+    s.bid_high = s.ask_high = s.next_expiry = NEVER
+    s.bid_ahead = s.ask_ahead = 0
     for k in range(s.resting):
         r = w.resting[k]
         # A buy is reached when ask <= px; strictly through its price is ask <= px − 1.
         if r.side == BUY:
-            s.ask_low = max(s.ask_low, r.px - p.cross)
+            s.ask_low = max(s.ask_low, r.px - through)
+            if r.ahead and r.px >= s.bid_low:
+                s.bid_ahead = max(r.ahead, s.bid_ahead if r.px == s.bid_low else 0)
+                s.bid_low = r.px
         else:
-            s.bid_high = min(s.bid_high, r.px + p.cross)
+            s.bid_high = min(s.bid_high, r.px + through)
+            if r.ahead and r.px <= s.ask_high:
+                s.ask_ahead = max(r.ahead, s.ask_ahead if r.px == s.ask_high else 0)
+                s.ask_high = r.px
         s.next_expiry = min(s.next_expiry, r.expire_ts)
+    # Once we took from a level that touches us, the quote that ends it must be seen.
+    if s.buy_taken:
+        s.ask_low = NEVER
+    if s.sell_taken:
+        s.bid_high = -1
+    s.queued = s.bid_low >= 0 or s.ask_high < NEVER
+
+
+@njit
+def matters(s: Any, ts: int) -> bool:
+    """Tell whether the new book may matter to an order that rests."""
+    bid, ask = s.bid, s.ask
+    return (
+        (ask != NULL and ask <= s.ask_low)
+        or (bid != NULL and bid >= s.bid_high)
+        or ts >= s.next_expiry
+        or (
+            s.queued
+            and ((bid != NULL and bid <= s.bid_low) or (ask != NULL and ask >= s.ask_high))
+        )
+    )
 
 
 @njit
 def on_book(w: World) -> None:
-    """Match and expire resting orders against the new book, which one of them may care for."""
+    """Match resting orders against the new book, then expire what is due."""
     p, s = w.parameters[0], w.state[0]
+    if p.fill_model == QUEUE:
+        match_queues(w)
+    else:
+        k = 0
+        while k < s.resting:
+            r = w.resting[k]
+            if beyond(r, s.ask if r.side == BUY else s.bid) >= p.fill_model:
+                k += fill_maker(w, k, r.leaves)
+            else:
+                k += 1
+    expire(w)
+
+
+@njit
+def on_trade(w: World, px: int, qty: int, side: int) -> None:
+    """Match resting orders against a public trade, then expire what is due."""
+    p, s = w.parameters[0], w.state[0]
+    if s.ask_low < px < s.bid_high:
+        if s.now >= s.next_expiry:
+            expire(w)
+        return
+    left_buy = left_sell = qty
     k = 0
     while k < s.resting:
         r = w.resting[k]
-        level = s.ask if r.side == BUY else s.bid
-        if level != NULL and r.side * (r.px - level) >= p.cross:
-            say_fill(w, r.n, r.px, r.total - r.filled, p.maker_ppm, t.MAKER)
+        far = beyond(r, px)
+        part = 0
+        if r.side == side or far < 0:
+            pass
+        elif p.fill_model != QUEUE:
+            part = r.leaves if far >= p.fill_model else 0
+        elif far > 0:
+            part = r.leaves
+        else:
+            # What an order of ours took before this one did not take anybody else's place.
+            left = left_buy if r.side == BUY else left_sell
+            if r.ahead < UNKNOWN:
+                part = min(r.leaves, max(left - r.ahead, 0))
+                r.ahead = max(r.ahead - left, 0)
+            if r.side == BUY:
+                left_buy -= part
+            else:
+                left_sell -= part
+        k += fill_maker(w, k, part) if part > 0 else 1
+    expire(w)
+
+
+@njit
+def fill_maker(w: World, k: int, qty: int) -> int:
+    """Fill a resting order in part or whole; return 1 if it still rests."""
+    p, r = w.parameters[0], w.resting[k]
+    say_fill(w, r.n, r.px, qty, p.maker_ppm, t.MAKER)
+    r.filled += qty
+    r.leaves -= qty
+    if r.filled >= r.total:
+        leave(w, k)
+        return 0
+    return 1
+
+
+@njit
+def expire(w: World) -> None:
+    """Expire what is due."""
+    s = w.state[0]
+    k = 0
+    while k < s.resting:
+        if w.resting[k].expire_ts <= s.now:
+            say(w, t.EXPIRE, w.resting[k].n, NULL)
             leave(w, k)
         else:
             k += 1
-    if s.now >= s.next_expiry:
-        k = 0
-        while k < s.resting:
-            if w.resting[k].expire_ts <= s.now:
-                say(w, t.EXPIRE, w.resting[k].n, NULL)
-                leave(w, k)
-            else:
-                k += 1
     watch(w)
 
 
+# ---------------------------------------------------------------- the queue in front
+
+
+@njit
+def beyond(r: Any, level: int) -> int:
+    """How far a price on the other side is through the order's; negative: it is not there."""
+    return -1 if level == NULL else r.side * (r.px - level)
+
+
+@njit
+def shown(side: int, px: int, best: int, size: int) -> int:
+    """Size that a book shows before an order at ``px`` on its own side, as far as it shows it."""
+    if best == NULL or side * (best - px) > 0:
+        return UNKNOWN
+    if best != px:
+        return 0
+    return UNKNOWN if size == NULL else size
+
+
+@njit
+def taken_of(level: int, taken: int, px: int, size: int) -> tuple[int, int]:
+    """The level that the book shows now, and what we have taken of it."""
+    if px == NULL:
+        return level, taken
+    if px != level:
+        return px, 0
+    return px, taken if size == NULL else min(taken, size)
+
+
+@njit
+def match_queues(w: World) -> None:
+    """Fill what exceeds the queue in front of each order; see ``sinks.fills.Queue``."""
+    s = w.state[0]
+    bid, ask, bid_sz, ask_sz = s.bid, s.ask, s.bid_sz, s.ask_sz
+    calm_bid = bid == NULL or (
+        bid < s.bid_high
+        and (bid > s.bid_low or (bid == s.bid_low and (bid_sz == NULL or bid_sz >= s.bid_ahead)))
+    )
+    calm_ask = ask == NULL or (
+        ask > s.ask_low
+        and (ask < s.ask_high or (ask == s.ask_high and (ask_sz == NULL or ask_sz >= s.ask_ahead)))
+    )
+    if calm_bid and calm_ask:
+        return
+    s.buy_touched, s.buy_taken = taken_of(s.buy_touched, s.buy_taken, ask, ask_sz)
+    s.sell_touched, s.sell_taken = taken_of(s.sell_touched, s.sell_taken, bid, bid_sz)
+    k = 0
+    while k < s.resting:
+        r = w.resting[k]
+        if r.side == BUY:
+            best, size, opposite, offered, taken = bid, bid_sz, ask, ask_sz, s.buy_taken
+        else:
+            best, size, opposite, offered, taken = ask, ask_sz, bid, bid_sz, s.sell_taken
+        r.ahead = min(r.ahead, shown(r.side, r.px, best, size))
+        far = beyond(r, opposite)
+        part = r.leaves if far > 0 else 0
+        if far == 0:
+            r.ahead = 0
+            part = r.leaves
+            if offered != NULL:
+                part = min(r.leaves, offered - taken)
+                if r.side == BUY:
+                    s.buy_taken = taken + part
+                else:
+                    s.sell_taken = taken + part
+        k += fill_maker(w, k, part) if part > 0 else 1
