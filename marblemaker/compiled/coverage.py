@@ -46,7 +46,6 @@ NOT_DONE: Final = (
     NotDone("--fills bounds", lambda a: a.bounds),
     NotDone("recorded answers of a venue (--venue recorded)", lambda a: a.recorded),
     NotDone("several signals (signal.others)", lambda a: len(a.settings.signal_instruments) > 1),
-    NotDone('strategy.preset "ladder"', lambda a: a.settings.strategy.preset == "ladder"),
     NotDone("strategy.anchor_without_own", lambda a: a.settings.strategy.anchor_without_own),
     NotDone('orders.replace "modify"', lambda a: a.settings.orders.replace == "modify"),
     NotDone(

@@ -1,4 +1,4 @@
-"""From both feeds to a decision: session, basis, fair_value, risk, kill_switch, requote, prices.
+"""From both feeds to a decision: session, basis, fair_value, risk, kill_switch and requote.
 
 A state is two places in ``World.values``: one of the signal, one of the target. A guard that
 refuses a state puts its refusal in the target's place, as ``operators.state.refuse_state`` does.
@@ -31,9 +31,9 @@ from marblemaker.compiled.layout import (
     World,
 )
 from marblemaker.compiled.pace import throttled
+from marblemaker.compiled.price import price
 from marblemaker.compiled.sink import decided
 from operators.guards.risk import REJECT_WINDOW_NS
-from streams.instrument import UNIT
 
 __all__ = [
     "kill", "on_orders", "on_pair", "refuse_beside", "risk_over", "session_edge", "start_risk",
@@ -42,7 +42,6 @@ __all__ = [
 
 NULL = t.NULL_WORD
 _WITHDRAW, _WIDEN = 0, 1
-_FAR = 9e8
 
 
 @njit
@@ -367,7 +366,7 @@ def requote(w: World, i: int, j: int) -> None:
         return
     s.refused_by = -1
     if s.seen_resets != s.resets:
-        s.quoted, s.seen_resets = 0, s.resets
+        s.quoted, s.seen_resets, s.has_target = 0, s.resets, 0
     if (
         s.quoted
         and s.told
@@ -382,9 +381,28 @@ def requote(w: World, i: int, j: int) -> None:
     s.last_widening = anchor.widening
     price(w, i, j)
     d = w.draft[0]
+    if p.only_changes:
+        if s.has_target and (s.told or d.action != t.QUOTE) and same_target(d, w.last_target[0]):
+            s.unmoved += 1
+            return
+        w.last_target[0] = w.draft[0]
+        s.has_target = 1
     if d.action == t.QUOTE:
         s.quoted, s.last_anchor, s.last_residual = 1, d.anchor, d.residual
     want(w)
+
+
+@njit
+def same_target(one: Any, other: Any) -> bool:
+    """Tell whether two targets want the same levels and were made at the same position."""
+    return (
+        one.bid_px == other.bid_px
+        and one.ask_px == other.ask_px
+        and one.bid_levels == other.bid_levels
+        and one.ask_levels == other.ask_levels
+        and one.position == other.position
+        and one.action == other.action
+    )
 
 
 @njit
@@ -419,7 +437,7 @@ def withdraw(w: World, i: int, j: int) -> None:
     if s.refused_by == v.by and s.refused_reason == v.reason and s.refused_seq == of:
         s.unmoved += 1
         return
-    s.quoted = 0
+    s.quoted = s.has_target = 0
     s.refused_by, s.refused_reason, s.refused_seq = v.by, v.reason, of
     refuse_decision(w, v, seq, t.WITHDRAW)
     want(w)
@@ -446,76 +464,3 @@ def refuse_beside(w: World, place: int) -> None:
     refuse_decision(w, v, v.seq, t.REFUSE)
     w.draft[0].ts = v.ts
     decided(w)
-
-
-# ---------------------------------------------------------------- skew and ladder
-
-
-@njit
-def price(w: World, i: int, j: int) -> None:
-    """Draft the decision that a state is priced to: one level a side, or a withdrawal."""
-    p, s = w.parameters[0], w.state[0]
-    signal, anchor = w.values[i], w.values[j]
-    w.draft[0] = w.blank[0]
-    d = w.draft[0]
-    by_signal = steps.signal_shift(p.signal_skew_factor, signal.residual)
-    by_inventory = steps.inventory_shift(p.inventory_skew_factor, s.net)
-    shift = steps.total_shift(by_signal, by_inventory)
-    half = steps.half_spread(anchor.level, p.half_spread_bps) * anchor.widening
-    bid = steps.bid_price(anchor.level, half, shift)
-    ask = steps.ask_price(anchor.level, half, shift)
-    if not (-_FAR < bid < _FAR and -_FAR < ask < _FAR):
-        s.trouble = 2
-        return
-    low = steps.floor_ticks(bid, p.scale) * p.tick_size
-    high = steps.ceil_ticks(ask, p.scale) * p.tick_size
-    bid_px = ask_px = bid_note = ask_note = NULL
-    reason = t.EMPTY
-    if low >= high:
-        reason = t.CROSSED_AFTER
-    else:
-        if p.stay_passive:
-            low = min(low, anchor.ask_px - p.tick_size)
-            high = max(high, anchor.bid_px + p.tick_size)
-        limit = p.max_position
-        # Where the value of a unit is next to nothing, the limit in units does not fit 64 bits.
-        if p.risk_notional >= 0 and p.risk_notional // max(anchor.ask_px, 1) < UNIT:
-            limit = steps.position_limit(limit, p.risk_notional, anchor.ask_px)
-        note = t.POSITION_LIMIT if limit == p.max_position else t.NOTIONAL_LIMIT
-        worst_long = worst_short = s.net
-        if p.count_working:
-            worst_long += s.buys
-            worst_short -= s.sells
-        if not steps.may_buy(worst_long, p.trade_size, limit):
-            bid_note = note
-        elif low <= 0:
-            bid_note = t.NO_POSITIVE
-        else:
-            bid_px = low
-        if not steps.may_sell(worst_short, p.trade_size, limit):
-            ask_note = note
-        elif high <= 0:
-            ask_note = t.NO_POSITIVE
-        else:
-            ask_px = high
-    nothing = bid_px == NULL and ask_px == NULL
-    d.seq = max(signal.seq, anchor.seq)
-    d.action = t.WITHDRAW if nothing else t.QUOTE
-    if nothing:
-        if reason == t.EMPTY and bid_note != NULL:
-            reason = bid_note
-        if reason == t.EMPTY and ask_note != NULL:
-            reason = ask_note
-        d.reason = reason
-    if signal.seq:
-        d.signal_seq, d.signal_ts = signal.seq, signal.ts
-        d.signal_mid, d.baseline = signal.mid, signal.level
-    d.residual = signal.residual
-    d.target_seq, d.target_ts, d.target_mid = anchor.seq, anchor.ts, anchor.mid
-    d.target_bid_px, d.target_ask_px, d.anchor = anchor.bid_px, anchor.ask_px, anchor.level
-    d.position = s.net
-    d.signal_shift, d.inventory_shift, d.shift = by_signal, by_inventory, shift
-    d.half_spread, d.bid, d.ask = half, bid, ask
-    d.bid_px, d.ask_px, d.qty = bid_px, ask_px, p.trade_size
-    d.bid_levels, d.ask_levels = int(bid_px != NULL), int(ask_px != NULL)
-    d.bid_note, d.ask_note = bid_note, ask_note

@@ -44,6 +44,7 @@ from marblemaker.replay import (
 from marblemaker.settings import Settings
 from marblemaker.trace import Trace, finish_trace
 from sinks.journal import Journal
+from streams.instrument import UNIT
 from streams.recording import (
     FileEntry,
     FrameWriter,
@@ -193,6 +194,7 @@ class _Run:
                 "left working: not confirmed in time": int(s["left_working"]),
             },
             left_working=left,
+            pnl_tick_value=self._pnl_tick_value(),
         )
         summary["markouts"] = markouts(self._folder)
         seconds = time.perf_counter() - started
@@ -205,6 +207,12 @@ class _Run:
             finish_trace(self._trace, self._folder, manifest, summary["digest"])
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _pnl_tick_value(self) -> float:
+        """The ladder's P&L at the fair value of the last decision, in ticks times their value."""
+        fair = self._output.fair_value
+        pnl = self._journal.ledger.pnl(None if fair is None else round(fair * UNIT))
+        return pnl / self._settings.ladder_tick * self._settings.tick_value
 
     def _loop(self, progress: Progress | None) -> None:
         run, w = compiled_run(), self._world[0]

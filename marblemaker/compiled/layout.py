@@ -57,7 +57,9 @@ PARAMETERS: Final = _record(
     # the strategy
     "tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
     "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
-    "on_reject_resubmit on_cancel_resubmit "
+    "on_reject_resubmit on_cancel_resubmit only_changes "
+    # the ladder
+    "ladder tick base_spread_ticks max_inventory num_levels least_edge reach "
     # risk; -1: no such limit
     "has_risk risk_position risk_orders risk_rejects risk_notional risk_loss cooldown_ns "
     "risk_scheduled "
@@ -118,7 +120,7 @@ STATE: Final = _record(
     # inventory, as told
     "net buys sells told rejects resets cash cash_rest fees "
     # requote
-    "quoted seen_resets unmoved refused_by refused_reason refused_seq "
+    "quoted seen_resets has_target unmoved refused_by refused_reason refused_seq "
     # throttle
     "went went_ns has_sent has_held held_due unreported "
     # the order sink
@@ -224,6 +226,8 @@ def _world() -> np.dtype[Any]:
         ("wanted", DECISION, 1),
         ("held", DECISION, 1),
         ("last_sent", DECISION, 1),
+        # What requote let through last, where equal targets are only counted.
+        ("last_target", DECISION, 1),
         # Orders that work or are in flight, oldest first; levels that none of them serves.
         ("orders", ORDER, _ORDERS),
         ("waiting", LEVEL, _ORDERS),
@@ -284,7 +288,7 @@ def new_world(
     w["reason_words"][: len(texts.reason_words)] = texts.reason_words
     w["decided_words"][:, : len(texts.reason_words)] = texts.decided_words
     w["due"] = NEVER
-    for name in ("blank", "draft", "wanted", "held", "last_sent"):
+    for name in ("blank", "draft", "wanted", "held", "last_sent", "last_target"):
         w[name] = _blank()
     s = w["state"][0]
     s["now"], s["next_due"], s["venue_due"] = first_ts, NEVER, NEVER

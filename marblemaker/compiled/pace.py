@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import njit
 
 from marblemaker.compiled import steps
@@ -101,11 +103,17 @@ def let_go(w: World) -> None:
 
 
 @njit
-def left_of_side(side: int, sent_px: int, levels: int, step: int, px: int, centre: float) -> int:
-    """How many levels of a side may stand while a new target waits; from the outer end."""
+def left_of_side(
+    p: Any, side: int, sent_px: int, levels: int, step: int, px: int, centre: float, best: int
+) -> tuple[int, int]:
+    """First price and number of the levels of a side that may stand while a new target waits."""
     if sent_px == NULL or px == NULL:
-        return 0
-    return levels - steps.levels_through(side, sent_px, step, levels, centre)
+        return NULL, 0
+    met = steps.levels_through(side, sent_px, step, levels, centre)
+    sent_px, levels = sent_px - side * step * met, levels - met
+    if p.ladder:
+        levels = steps.levels_in_reach(side, sent_px, step, levels, best, p.reach)
+    return (sent_px, levels) if levels else (NULL, 0)
 
 
 @njit
@@ -113,13 +121,17 @@ def retract(w: World) -> bool:
     """Draft what of the last target may still stand; tell whether something must go."""
     d, sent = w.draft[0], w.last_sent[0]
     centre = (d.bid + d.ask) / 2.0
-    bids = left_of_side(BUY, sent.bid_px, sent.bid_levels, sent.level_step, d.bid_px, centre)
-    asks = left_of_side(SELL, sent.ask_px, sent.ask_levels, sent.level_step, d.ask_px, centre)
+    p, step = w.parameters[0], sent.level_step
+    bid_px, bids = left_of_side(
+        p, BUY, sent.bid_px, sent.bid_levels, step, d.bid_px, centre, d.target_bid_px
+    )
+    ask_px, asks = left_of_side(
+        p, SELL, sent.ask_px, sent.ask_levels, step, d.ask_px, centre, d.target_ask_px
+    )
     if bids == sent.bid_levels and asks == sent.ask_levels:
         return False
     d.action, d.reason, d.unmoved = t.RETRACT, t.TAKEN_AWAY, 0
-    d.bid_px = sent.bid_px - sent.level_step * (sent.bid_levels - bids) if bids else NULL
-    d.ask_px = sent.ask_px + sent.level_step * (sent.ask_levels - asks) if asks else NULL
+    d.bid_px, d.ask_px = bid_px, ask_px
     d.bid_levels, d.ask_levels = bids, asks
     d.level_step, d.qty = sent.level_step, sent.qty
     w.last_sent[0] = w.draft[0]

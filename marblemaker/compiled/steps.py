@@ -17,6 +17,7 @@ from operators import (
     residual,
     skew,
     throttle,
+    tick_ladder,
 )
 from operators.guards import age, basis, collar, event_time, frozen, risk, split
 from streams import instrument
@@ -36,6 +37,7 @@ for callee in (
     instrument.round_ticks,
     instrument.value_parts,
     requote.moved,
+    tick_ladder.edge,
 ):
     register_jitable(callee)
 
@@ -56,6 +58,12 @@ ask_price = step(ladder.ask_price)
 moved = step(requote.moved)
 release_ns = step(throttle.release_ns)
 levels_through = step(throttle.levels_through)
+skew_ticks = step(tick_ladder.skew_ticks)
+half_spread_px = step(tick_ladder.half_spread_px)
+levels_too_near = step(tick_ladder.levels_too_near)
+levels_in_reach = step(tick_ladder.levels_in_reach)
+levels_in_room = step(tick_ladder.levels_in_room)
+round_ticks = step(instrument.round_ticks)
 life = step(age.life)
 age_limit_ns = step(age.age_limit_ns)
 basis_bps = step(basis.basis_bps)

@@ -96,6 +96,8 @@ CROSSED_AFTER: Final = word("crossed after rounding")
 POSITION_LIMIT: Final = word("position limit")
 NOTIONAL_LIMIT: Final = word("notional limit")
 NO_POSITIVE: Final = word("no positive price")
+CANCEL_DISTANCE: Final = word("cancel distance")
+EDGE: Final = word("edge")
 RELEASED: Final = word("throttle released")
 THROTTLE: Final = word("throttle")
 TAKEN_AWAY: Final = word("taken away at once")
@@ -132,7 +134,7 @@ END_OF_RECORDING: Final = word("end of the recording")
 
 _SPELLED: Final = (
     "", "quote", "withdraw", "retract", "refuse", "hold", "crossed after rounding",
-    "position limit", "notional limit", "no positive price", "throttle released", "throttle",
+    "position limit", "notional limit", "no positive price", "cancel distance", "edge", "throttle released", "throttle",
     "taken away at once", "pending_new", "open", "pending_cancel", "filled", "cancelled",
     "rejected", "expired", "ack", "reject", "fill", "cancel", "cancel_reject", "expire", "stop",
     "MAKER", "TAKER", "requested", "21709 not open", "21702 price off the tick",

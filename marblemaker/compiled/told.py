@@ -75,6 +75,7 @@ def told(settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int
         "set_price": 0.0 if isinstance(baseline, str) else baseline,
         "widening": g.widening,
         **_risk(built),
+        **_ladder(built),
         **_sink(settings),
         **_venue(settings, built),
     }
@@ -107,6 +108,22 @@ def _risk(built: Parameters) -> dict[str, Any]:
         "risk_loss": _or_off(limits.max_loss),
         "risk_scheduled": built.guards.schedule is not None,
         "cooldown_ns": limits.cooldown_ns,
+    }
+
+
+def _ladder(built: Parameters) -> dict[str, Any]:
+    ladder = built.ladder
+    if ladder is None:
+        return {}
+    return {
+        "ladder": 1,
+        "only_changes": 1,
+        "tick": ladder.tick,
+        "base_spread_ticks": ladder.base_spread_ticks,
+        "max_inventory": ladder.max_inventory,
+        "num_levels": ladder.num_levels,
+        "least_edge": ladder.min_edge_ticks * ladder.tick,
+        "reach": ladder.cancel_distance_ticks * ladder.tick,
     }
 
 

@@ -59,6 +59,8 @@ class Output:
         self._trace = trace
         self._texts = dict(texts.by_word)
         self._ended = pl.DataFrame(schema=ORDERS_SCHEMA)
+        self.fair_value: float | None = None
+        """What the latest priced decision was centred on, quote currency."""
         if trace is not None:
             trace.learn({word % 2**64: text for word, text in self._texts.items()})
 
@@ -72,6 +74,9 @@ class Output:
         decisions = w["decision_out"][: s["decision_rows"]].copy()
         updates = w["update_out"][: s["update_rows"]].copy()
         decided = self._frame(decisions, DECISIONS_SCHEMA)
+        anchors = decided["anchor"].drop_nulls()
+        if anchors.len():
+            self.fair_value = anchors[-1]
         if self._trace is not None:
             feeds = [
                 _Rows(w["signal_out"][:, : s["signal_rows"]], w["signal_out_widths"][: s["signal_rows"]]),
