@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 UNIT_DECIMALS = 9
-UNIT = 10**UNIT_DECIMALS
+UNIT: int = 10**UNIT_DECIMALS
 """Prices and sizes are integers of 1e-9, Databento's fixed point."""
 
 _MAX = 2**63 - 1

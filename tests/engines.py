@@ -23,9 +23,7 @@ def both(
     """Replay with both engines; return the run folders, the Rx engine's first."""
     rx, compiled = folder / "rx", folder / "compiled"
     replay(recording, settings, rx, overwrite=True, **options)
-    replay_compiled(
-        recording, settings, compiled, overwrite=True, batch_rows=batch_rows, **options
-    )
+    replay_compiled(recording, settings, compiled, overwrite=True, batch_rows=batch_rows, **options)
     return rx, compiled
 
 
@@ -64,9 +62,7 @@ def _rows(name: str, rx: pl.DataFrame, compiled: pl.DataFrame) -> list[str]:
     return found
 
 
-def _documents(
-    name: str, rx: Path, compiled: Path, leave_out: tuple[str, ...] = ()
-) -> list[str]:
+def _documents(name: str, rx: Path, compiled: Path, leave_out: tuple[str, ...] = ()) -> list[str]:
     one, other = (json.loads((run / name).read_text()) for run in (rx, compiled))
     assert isinstance(one, Mapping)
     keys = [key for key in {**one, **other} if key not in leave_out]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from marblemaker.compiled.layout import NEVER, TIMERS, World
+from marblemaker.compiled.machine import compiled
 
 __all__ = ["cancel", "earliest", "schedule"]
 
 
-@njit
+@compiled
 def schedule(w: World, timer: int, due: int) -> None:
     """Set a timer, instead of the one of its purpose that may be out."""
     s = w.state[0]
@@ -22,14 +22,14 @@ def schedule(w: World, timer: int, due: int) -> None:
     s.next_due = w.due.min()
 
 
-@njit
+@compiled
 def cancel(w: World, timer: int) -> None:
     """Take a timer back, if it is out."""
     w.due[timer] = NEVER
     w.state[0].next_due = w.due.min()
 
 
-@njit
+@compiled
 def earliest(w: World) -> int:
     """Which timer fires next, of those that are out."""
     first = 0
@@ -40,26 +40,26 @@ def earliest(w: World) -> int:
     return first
 
 
-@njit
+@compiled
 def edges_before(edges: NDArray[np.int64], ts: int) -> int:
     """How many opens and closes lie at or before an instant; see ``Schedule``."""
-    return np.searchsorted(edges, ts, side="right")
+    return int(np.searchsorted(edges, ts, side="right"))
 
 
-@njit
+@compiled
 def is_open(w: World, ts: int) -> bool:
     """Tell whether the signal's market is in a session."""
     return edges_before(w.edges, ts) % 2 == 1
 
 
-@njit
+@compiled
 def opened(w: World, ts: int) -> int:
     """When the session at an instant, or the latest one before it, opened; 0: there was none."""
     after = edges_before(w.edges, ts)
     return w.edges[(after - 1) & ~1] if after else 0
 
 
-@njit
+@compiled
 def next_edge(w: World, ts: int) -> int:
     """The next open or close after an instant; ``NEVER``, which is behind all, if there is none."""
     return w.edges[edges_before(w.edges, ts)]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import edges_before, is_open, next_edge, opened, schedule
@@ -30,6 +28,7 @@ from marblemaker.compiled.layout import (
     TRIPPED,
     World,
 )
+from marblemaker.compiled.machine import compiled, inlined
 from marblemaker.compiled.pace import throttled
 from marblemaker.compiled.price import price
 from marblemaker.compiled.sink import decided
@@ -44,7 +43,7 @@ NULL = t.NULL_WORD
 _WITHDRAW, _WIDEN = 0, 1
 
 
-@njit
+@compiled
 def refuse_state(w: World, i: int, j: int, place: int, by: int, reason: int, ts: int) -> int:
     """Make the value at ``place`` a guard's refusal of a state; return the place."""
     seq = max(w.values[i].seq, w.values[j].seq)
@@ -58,7 +57,7 @@ def refuse_state(w: World, i: int, j: int, place: int, by: int, reason: int, ts:
 # ---------------------------------------------------------------- session, basis, fair value
 
 
-@njit(inline="always")
+@inlined
 def start_session(w: World) -> None:
     """Judge the session before the first input."""
     s = w.state[0]
@@ -70,7 +69,7 @@ def start_session(w: World) -> None:
             schedule(w, SESSION_EDGE, next_edge(w, s.now))
 
 
-@njit(inline="always")
+@inlined
 def session_edge(w: World) -> None:
     """Open or close the session."""
     s = w.state[0]
@@ -84,7 +83,7 @@ def session_edge(w: World) -> None:
         on_pair(w)
 
 
-@njit
+@compiled
 def on_pair(w: World) -> None:
     """Take the latest of both feeds through the guards on both."""
     p, s = w.parameters[0], w.state[0]
@@ -128,13 +127,13 @@ def on_pair(w: World) -> None:
 # ---------------------------------------------------------------- risk and the kill switch
 
 
-@njit
+@compiled
 def marked(s: Any) -> int:
     """Profit with the position valued at the target's mid."""
     return steps.pnl_in_parts(s.cash, s.cash_rest, s.fees, s.net, s.mark)
 
 
-@njit
+@compiled
 def next_open(w: World, ts: int) -> int:
     """When the next session opens after an instant."""
     following = next_edge(w, ts)
@@ -143,7 +142,7 @@ def next_open(w: World, ts: int) -> int:
     return following
 
 
-@njit(inline="always")
+@inlined
 def start_risk(w: World) -> None:
     """Know the session before the first input."""
     s = w.state[0]
@@ -152,7 +151,7 @@ def start_risk(w: World) -> None:
         s.opened, s.edge = opened(w, s.now), next_edge(w, s.now)
 
 
-@njit
+@compiled
 def mark_to_market(w: World, j: int) -> None:
     """Take the target's mid as what the position is worth; a session starts its own count."""
     s, v = w.state[0], w.values[j]
@@ -170,7 +169,7 @@ def mark_to_market(w: World, j: int) -> None:
                 s.pnl_at_open = marked(s)
 
 
-@njit
+@compiled
 def breach(w: World) -> tuple[int, float, float]:
     """The first limit that is passed, by its reason (-1: none), the value and the limit."""
     p, s = w.parameters[0], w.state[0]
@@ -194,7 +193,7 @@ def breach(w: World) -> tuple[int, float, float]:
     return -1, 0.0, 0.0
 
 
-@njit
+@compiled
 def judge_risk(w: World) -> None:
     """Trip if a limit is passed."""
     s = w.state[0]
@@ -213,7 +212,7 @@ def judge_risk(w: World) -> None:
             schedule(w, RISK_OVER, until)
 
 
-@njit
+@compiled
 def refuse_risk(w: World) -> int:
     """Put risk's refusal in the target's place of the latest state."""
     s = w.state[0]
@@ -225,7 +224,7 @@ def refuse_risk(w: World) -> int:
     return j
 
 
-@njit
+@compiled
 def on_state(w: World, i: int, j: int) -> None:
     """Judge a state by the limits on what we did."""
     s = w.state[0]
@@ -241,7 +240,7 @@ def on_state(w: World, i: int, j: int) -> None:
     on_lawful(w, i, j)
 
 
-@njit
+@compiled
 def on_orders(w: World, new_rejects: int) -> None:
     """Judge the limits after a change of our orders."""
     s = w.state[0]
@@ -267,7 +266,7 @@ def on_orders(w: World, new_rejects: int) -> None:
             on_lawful(w, s.signal_place, refuse_risk(w))
 
 
-@njit(inline="always")
+@inlined
 def risk_over(w: World) -> None:
     """Judge anew once a tripped limit has had its time."""
     s = w.state[0]
@@ -275,7 +274,7 @@ def risk_over(w: World) -> None:
     on_state(w, s.signal_place, s.target_place)
 
 
-@njit(inline="always")
+@inlined
 def kill(w: World, reason: int) -> None:
     """Take everything away for a reason, or give it back (0); both act at once."""
     s = w.state[0]
@@ -284,7 +283,7 @@ def kill(w: World, reason: int) -> None:
         on_lawful(w, s.kill_signal, s.kill_target)
 
 
-@njit
+@compiled
 def on_lawful(w: World, i: int, j: int) -> None:
     """Refuse a state while the operator's kill switch is on."""
     s = w.state[0]
@@ -297,7 +296,7 @@ def on_lawful(w: World, i: int, j: int) -> None:
 # ---------------------------------------------------------------- requote
 
 
-@njit
+@compiled
 def unchanged(p: Any, s: Any, signal: Any, target: Any) -> bool:
     """Tell whether the latest of both feeds surely leads to nothing but a count.
 
@@ -321,7 +320,7 @@ def unchanged(p: Any, s: Any, signal: Any, target: Any) -> bool:
     )  # fmt: skip
 
 
-@njit
+@compiled
 def write_state(w: World, i: int, j: int) -> None:
     """Write down both sides of a state."""
     p, s = w.parameters[0], w.state[0]
@@ -354,7 +353,7 @@ def write_state(w: World, i: int, j: int) -> None:
         s.full = 1
 
 
-@njit
+@compiled
 def requote(w: World, i: int, j: int) -> None:
     """Let a state through if it is worth new orders, or if nothing of ours is out."""
     p, s = w.parameters[0], w.state[0]
@@ -392,7 +391,7 @@ def requote(w: World, i: int, j: int) -> None:
     want(w)
 
 
-@njit
+@compiled
 def same_target(one: Any, other: Any) -> bool:
     """Tell whether two targets want the same levels and were made at the same position."""
     return (
@@ -405,7 +404,7 @@ def same_target(one: Any, other: Any) -> bool:
     )
 
 
-@njit
+@compiled
 def refuse_decision(w: World, v: Any, seq: int, action: int) -> None:
     """Draft the decision that a refusal leads to."""
     w.draft[0] = w.blank[0]
@@ -423,7 +422,7 @@ def refuse_decision(w: World, v: Any, seq: int, action: int) -> None:
         d.refused_limit = v.limit
 
 
-@njit
+@compiled
 def withdraw(w: World, i: int, j: int) -> None:
     """Withdraw because a state was refused; the same refusal again is only counted."""
     p, s = w.parameters[0], w.state[0]
@@ -443,7 +442,7 @@ def withdraw(w: World, i: int, j: int) -> None:
     want(w)
 
 
-@njit
+@compiled
 def want(w: World) -> None:
     """Hand the draft on to the throttle, stamped with the present."""
     s = w.state[0]
@@ -457,7 +456,7 @@ def want(w: World) -> None:
     throttled(w)
 
 
-@njit(inline="always")
+@inlined
 def refuse_beside(w: World, place: int) -> None:
     """Report a refused book beside the stream, as the tutorial has it; what works stays."""
     v = w.values[place]

@@ -85,7 +85,7 @@ def compiled_run() -> Callable[..., int]:
     return make_run(_version())
 
 
-class _Told(event.Listener):  # type: ignore[misc]
+class _Told(event.Listener):
     """Says once that something is compiled."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -225,7 +225,7 @@ class _Run:
             came = run(self._world, *columns, self._by_seq)
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
-            if came == FULL or came == DONE:
+            if came in (FULL, DONE):
                 self._output.take(w)
             if came == DONE:
                 break
@@ -280,5 +280,3 @@ class _Run:
     def _close(self) -> dict[str, FileEntry]:
         entries = {name: writer.close() for name, writer in self._writers.items()}
         return entries | self._journal.close()
-
-

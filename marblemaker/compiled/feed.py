@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import cancel, is_open, next_edge, schedule
@@ -17,8 +15,9 @@ from marblemaker.compiled.layout import (
     SIGNAL_AGED,
     World,
 )
+from marblemaker.compiled.machine import compiled
 from operators.books import LOCKED
-from operators.guards.age import DEAD, LIVE, QUIET
+from operators.guards.age import LIVE, QUIET
 
 __all__ = [
     "chain", "disconnected", "judge_age", "latest_of", "sign_of_life", "tell_feed", "wait_for_age",
@@ -29,7 +28,7 @@ _SNAPSHOT = 32
 NOT_JUDGED = -1
 
 
-@njit
+@compiled
 def refuse(
     v: Any, by: int, seq: int, ts: int, reason: int, bid: int, ask: int, bid_sz: int, ask_sz: int
 ) -> None:
@@ -39,13 +38,13 @@ def refuse(
     v.has_value = v.has_limit = 0
 
 
-@njit
+@compiled
 def judged(v: Any, value: float, limit: float) -> None:
     """Add what was judged, and against what."""
     v.has_value, v.has_limit, v.value, v.limit = 1, 1, value, limit
 
 
-@njit
+@compiled
 def refused_before_mid(
     p: Any, g: Any, f: Any, v: Any, source: int, seq: int, ts: int, ts_event: int,
     bid: int, ask: int, bid_sz: int, ask_sz: int, flags: int,
@@ -93,7 +92,7 @@ def refused_before_mid(
     return False
 
 
-@njit
+@compiled
 def disbelieved(
     g: Any, f: Any, v: Any, source: int, seq: int, ts: int, bid: int, ask: int, mid: float
 ) -> bool:
@@ -119,7 +118,7 @@ def disbelieved(
     return False
 
 
-@njit
+@compiled
 def baseline(p: Any, f: Any, opens: Any, ts: int, mid: float) -> float:
     """The baseline that a mid of the signal is measured against."""
     if p.baseline == 0:
@@ -141,7 +140,7 @@ def baseline(p: Any, f: Any, opens: Any, ts: int, mid: float) -> float:
     return f.first
 
 
-@njit
+@compiled
 def chain(
     p: Any, g: Any, f: Any, v: Any, opens: Any, source: int, seq: int, ts: int, ts_event: int,
     bid: int, ask: int, bid_sz: int, ask_sz: int, flags: int,
@@ -169,13 +168,13 @@ def chain(
 # ---------------------------------------------------------------- what a feed is taken for
 
 
-@njit
+@compiled
 def latest_of(w: World, source: int) -> int:
     """Place of what the rest of the graph has of a feed: its chain's value, or age's refusal."""
     return w.feeds[source].latest
 
 
-@njit
+@compiled
 def refuse_age(w: World, source: int, reason: int, limit_ns: int) -> None:
     """Refuse a feed for its age; the caller hands it on."""
     f, now = w.feeds[source], w.state[0].now
@@ -186,7 +185,7 @@ def refuse_age(w: World, source: int, reason: int, limit_ns: int) -> None:
     f.latest = aged
 
 
-@njit
+@compiled
 def judge_age(w: World, source: int) -> tuple[bool, int]:
     """Judge how old a feed is; tell whether it is to be handed on, and when to look again.
 
@@ -216,7 +215,7 @@ def judge_age(w: World, source: int) -> tuple[bool, int]:
     return emits, min(due, edge)
 
 
-@njit
+@compiled
 def disconnected(w: World, source: int) -> bool:
     """Refuse a feed until it speaks again; tell whether that is news."""
     f = w.feeds[source]
@@ -228,7 +227,7 @@ def disconnected(w: World, source: int) -> bool:
     return True
 
 
-@njit
+@compiled
 def sign_of_life(w: World, source: int) -> bool:
     """Note that a feed lives; tell whether it must be judged anew."""
     f = w.feeds[source]
@@ -236,7 +235,7 @@ def sign_of_life(w: World, source: int) -> bool:
     return f.refused == t.DEAD or f.refused == t.QUIET
 
 
-@njit
+@compiled
 def wait_for_age(w: World, source: int, due: int) -> None:
     """Have age look at a feed again."""
     w.feeds[source].waiting = due < NEVER
@@ -247,7 +246,7 @@ def wait_for_age(w: World, source: int, due: int) -> None:
 # ---------------------------------------------------------------- output
 
 
-@njit
+@compiled
 def refusal_words(w: World, v: Any, out: Any, doubles: Any, line: int, k: int) -> None:
     """Write a refusal, field by field, from a line on."""
     out[line, k], out[line + 1, k] = v.seq, v.ts
@@ -261,7 +260,7 @@ def refusal_words(w: World, v: Any, out: Any, doubles: Any, line: int, k: int) -
         doubles[line + 9, k] = v.limit
 
 
-@njit
+@compiled
 def tell_feed(w: World, source: int) -> None:
     """Write down what a feed hands on."""
     s = w.state[0]

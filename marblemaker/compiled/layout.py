@@ -107,7 +107,8 @@ VALUE: Final = _record(
 
 STATE: Final = _record(
     # the pump and its clock
-    "begun seq now next_due made venue_due disposed stopped full trouble before_ts before_kind ties "
+    "begun seq now next_due made venue_due disposed stopped full trouble before_ts before_kind "
+    "ties "
     "at_signal at_target at_status at_trades more_signal more_target more_status more_trades "
     "notices_head notices_tail answers_head answers_tail "
     # session
@@ -324,7 +325,7 @@ def new_world(
 
 def _blank() -> Records:
     """A decision in which all that may be absent is."""
-    words = np.full((1, len(DECISION)), NULL_WORD, np.int64)
+    words = np.full((1, len(DECISION.names or ())), NULL_WORD, np.int64)
     blank = words.view(DECISION)[0]
     for field in fields(Decision):
         if field.default == 0:

@@ -51,6 +51,7 @@ from marblemaker.compiled.layout import (
     TIMERS,
     World,
 )
+from marblemaker.compiled.machine import compiled, inlined
 from marblemaker.compiled.pace import let_go
 from marblemaker.compiled.sink import give_up, on_account
 from marblemaker.compiled.venue import advance as advance_venue
@@ -131,7 +132,7 @@ KILL = 3
 # ---------------------------------------------------------------- our own orders
 
 
-@njit
+@compiled
 def hear(w: World, u: Any) -> None:
     """Fold a change of an order into the inventory, and let risk judge it."""
     p, s = w.parameters[0], w.state[0]
@@ -170,7 +171,7 @@ def hear(w: World, u: Any) -> None:
     on_orders(w, int(rejected))
 
 
-@njit
+@compiled
 def tell(w: World) -> None:
     """Deliver the changes of our orders that are queued."""
     p, s = w.parameters[0], w.state[0]
@@ -187,7 +188,7 @@ def tell(w: World) -> None:
     s.notices_head = s.notices_tail = 0
 
 
-@njit
+@compiled
 def settle(w: World) -> None:
     """Deliver whatever is queued, at the present instant."""
     s = w.state[0]
@@ -217,14 +218,14 @@ def settle(w: World) -> None:
 # ---------------------------------------------------------------- time
 
 
-@njit
+@compiled
 def hand_on(w: World, source: int) -> None:
     """Tell the rest of the graph that a feed's value changed."""
     tell_feed(w, source)
     on_pair(w)
 
 
-@njit
+@compiled
 def look_at_age(w: World, source: int) -> None:
     """Judge how old a feed is, and come back when the next change is due."""
     emits, due = judge_age(w, source)
@@ -233,7 +234,7 @@ def look_at_age(w: World, source: int) -> None:
     wait_for_age(w, source, due)
 
 
-@njit
+@compiled
 def fire(w: World, until: int) -> None:
     """Fire the timers that are due, each at its own time."""
     s = w.state[0]
@@ -257,7 +258,7 @@ def fire(w: World, until: int) -> None:
         tell(w)
 
 
-@njit
+@compiled
 def advance_once(w: World, until: int) -> bool:
     """Let what is due next happen, timers before the venue; False when nothing is."""
     s = w.state[0]
@@ -272,7 +273,7 @@ def advance_once(w: World, until: int) -> bool:
     return True
 
 
-@njit(inline="always")
+@inlined
 def answer_first(w: World, ts: int) -> None:
     """Deliver what the venue says of a new book or trade, before the graph sees that."""
     s = w.state[0]
@@ -286,7 +287,7 @@ def answer_first(w: World, ts: int) -> None:
 # ---------------------------------------------------------------- the feeds
 
 
-@njit(inline="always")
+@inlined
 def begin(w: World) -> None:
     """Do what happens on subscription, before the first input."""
     start_session(w)
@@ -295,7 +296,7 @@ def begin(w: World) -> None:
         on_pair(w)
 
 
-@njit(inline="always")
+@inlined
 def finish(w: World) -> bool:
     """Stop, and let time pass until that is done; False if there is more to do."""
     s = w.state[0]
@@ -314,7 +315,7 @@ def finish(w: World) -> bool:
     return not s.full
 
 
-@njit
+@compiled
 def not_so_simple(w: World, source: int) -> None:
     """Hand on a value that changes something, or may."""
     p, s = w.parameters[0], w.state[0]
@@ -338,7 +339,7 @@ def not_so_simple(w: World, source: int) -> None:
         settle(w)
 
 
-@njit(inline="always")
+@inlined
 def on_status(w: World, feed: int, does: int, reason: int) -> None:
     """Take a row of status: of a feed, or the operator's kill switch."""
     if does == KILL:
@@ -351,14 +352,14 @@ def on_status(w: World, feed: int, does: int, reason: int) -> None:
             heard(w, feed)
 
 
-@njit(inline="always")
+@inlined
 def heard(w: World, feed: int) -> None:
     """Take a sign of life of a feed."""
     if sign_of_life(w, feed):
         look_at_age(w, feed)
 
 
-@njit(inline="always")
+@inlined
 def take_trade(w: World, trades: TradeColumns, i: int) -> None:
     """Match a public trade, then let the graph see it: it shows that the target lives."""
     s = w.state[0]
@@ -372,7 +373,7 @@ def take_trade(w: World, trades: TradeColumns, i: int) -> None:
         settle(w)
 
 
-@njit(inline="always")
+@inlined
 def take_status(w: World, status: StatusColumns, i: int) -> None:
     """Take a row of status as the input that it is."""
     s = w.state[0]
@@ -383,14 +384,14 @@ def take_status(w: World, status: StatusColumns, i: int) -> None:
         settle(w)
 
 
-@njit(inline="always")
+@inlined
 def twice(s: Any) -> int:
     """Say that two feeds share a number."""
     s.trouble = TWICE
     return TROUBLE
 
 
-@njit(inline="always")
+@inlined
 def count_tie(s: Any, by_seq: bool, ts: int, kind: int) -> None:
     """Count neighbours of different feeds with one ``ts``: their order was a choice."""
     if not by_seq and ts == s.before_ts and kind != s.before_kind:

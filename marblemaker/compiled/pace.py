@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import cancel, schedule
 from marblemaker.compiled.layout import THROTTLE_OVER, World
+from marblemaker.compiled.machine import compiled
 from marblemaker.compiled.sink import decided
 from streams.events import BUY, SELL
 
@@ -18,7 +17,7 @@ __all__ = ["let_go", "throttled"]
 NULL = t.NULL_WORD
 
 
-@njit
+@compiled
 def throttled(w: World) -> None:
     """Let the draft through, or hold it back."""
     p, s = w.parameters[0], w.state[0]
@@ -59,7 +58,7 @@ def throttled(w: World) -> None:
             decided(w)
 
 
-@njit
+@compiled
 def same_levels(w: World) -> bool:
     """Tell whether the draft wants the orders that what is held wants."""
     one, other = w.held[0], w.draft[0]
@@ -72,7 +71,7 @@ def same_levels(w: World) -> bool:
     )
 
 
-@njit
+@compiled
 def add_unreported(w: World) -> None:
     """Add the held targets that were not reported one by one."""
     s = w.state[0]
@@ -80,7 +79,7 @@ def add_unreported(w: World) -> None:
     s.unreported = 0
 
 
-@njit
+@compiled
 def pass_on(w: World) -> None:
     """Let the draft go now."""
     s = w.state[0]
@@ -90,7 +89,7 @@ def pass_on(w: World) -> None:
     decided(w)
 
 
-@njit
+@compiled
 def let_go(w: World) -> None:
     """Send what is held, its time having come."""
     s = w.state[0]
@@ -102,7 +101,7 @@ def let_go(w: World) -> None:
     pass_on(w)
 
 
-@njit
+@compiled
 def left_of_side(
     p: Any, side: int, sent_px: int, levels: int, step: int, px: int, centre: float, best: int
 ) -> tuple[int, int]:
@@ -116,7 +115,7 @@ def left_of_side(
     return (sent_px, levels) if levels else (NULL, 0)
 
 
-@njit
+@compiled
 def retract(w: World) -> bool:
     """Draft what of the last target may still stand; tell whether something must go."""
     d, sent = w.draft[0], w.last_sent[0]

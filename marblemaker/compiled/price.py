@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.layout import World
+from marblemaker.compiled.machine import compiled
 from streams.events import BUY, SELL
 from streams.instrument import UNIT
 
@@ -19,7 +18,7 @@ _FAR = 9e8
 """Prices beyond it, in quote currency, are more than the loop counts with."""
 
 
-@njit
+@compiled
 def price(w: World, i: int, j: int) -> None:
     """Draft the decision that a state is priced to: a quote, or a withdrawal."""
     p, s = w.parameters[0], w.state[0]
@@ -54,7 +53,7 @@ def price(w: World, i: int, j: int) -> None:
         d.reason = d.ask_note
 
 
-@njit
+@compiled
 def room_at(p: Any, most: int, px: int) -> int:
     """How much may be held in either direction when a unit is worth ``px``."""
     # Where a unit is worth next to nothing, the limit in units does not fit 64 bits.
@@ -63,7 +62,7 @@ def room_at(p: Any, most: int, px: int) -> int:
     return most
 
 
-@njit
+@compiled
 def price_one_level(w: World, anchor: Any) -> None:
     """Price one level a side; see ``operators.ladder``."""
     p, s, d = w.parameters[0], w.state[0], w.draft[0]
@@ -101,7 +100,7 @@ def price_one_level(w: World, anchor: Any) -> None:
         d.ask_px, d.ask_levels = high, 1
 
 
-@njit
+@compiled
 def levels_of(
     p: Any, side: int, first: int, fair: int, best: int, opposite: int, room: int
 ) -> tuple[int, int, int]:
@@ -126,7 +125,7 @@ def levels_of(
     return px if count > 0 else NULL, count if count > 0 else 0, note
 
 
-@njit
+@compiled
 def price_levels(w: World, anchor: Any) -> None:
     """Price several levels a side, in ticks; see ``operators.tick_ladder``."""
     p, s, d = w.parameters[0], w.state[0], w.draft[0]

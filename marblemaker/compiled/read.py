@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -117,9 +117,17 @@ class Feed:
             return TradeColumns(key, ts, number, px, qty, _integers(side))
         if self.name == "status":
             return StatusColumns(key, ts, number, *self._status(frame))
-        names = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
-        flags = _contiguous(frame["flags"].to_numpy())
-        return Columns(key, ts, number, *(_integers(frame[name]) for name in names), flags)
+        return Columns(
+            key,
+            ts,
+            number,
+            ts_event=_integers(frame["ts_event"]),
+            bid_px=_integers(frame["bid_px"]),
+            ask_px=_integers(frame["ask_px"]),
+            bid_sz=_integers(frame["bid_sz"]),
+            ask_sz=_integers(frame["ask_sz"]),
+            flags=_contiguous(frame["flags"].to_numpy()),
+        )
 
     def _status(self, frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
         """To which feed, what it does, and the reason of a kill."""
@@ -145,7 +153,7 @@ def _integers(series: pl.Series) -> NDArray[np.int64]:
     return _contiguous(series.to_numpy())
 
 
-def _contiguous(values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _contiguous(values: NDArray[Any]) -> NDArray[Any]:
     """The same array where it is in one piece; the loop may only read it."""
     values = np.ascontiguousarray(values)
     if not values.flags.writeable:
@@ -157,7 +165,7 @@ def _contiguous(values: NDArray[np.int64]) -> NDArray[np.int64]:
 class _Writable:
     """Gives out an array's memory without its read-only mark."""
 
-    def __init__(self, values: NDArray[np.int64]) -> None:
+    def __init__(self, values: NDArray[Any]) -> None:
         self._values = values
         described = dict(values.__array_interface__)
         described["data"] = (described["data"][0], False)

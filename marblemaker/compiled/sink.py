@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import schedule
 from marblemaker.compiled.layout import FEW, GIVE_UP, NEVER, World
+from marblemaker.compiled.machine import compiled
 from marblemaker.compiled.venue import submit
 from streams.events import BUY, SELL
 
@@ -28,7 +27,7 @@ _TRIES = 3
 # ---------------------------------------------------------------- what is wanted
 
 
-@njit
+@compiled
 def decided(w: World) -> None:
     """Write a decision down and work towards it."""
     s, d = w.state[0], w.draft[0]
@@ -48,7 +47,7 @@ def decided(w: World) -> None:
     pursue(w)
 
 
-@njit
+@compiled
 def add_levels(w: World, side: int, px: int, levels: int, step: int, qty: int) -> None:
     """Spell out the wanted levels of a side, from the inside out."""
     s = w.state[0]
@@ -59,7 +58,7 @@ def add_levels(w: World, side: int, px: int, levels: int, step: int, qty: int) -
             s.waiting += 1
 
 
-@njit
+@compiled
 def aim(w: World) -> None:
     """Take the waiting levels as what is wanted; orders that stand there already are left."""
     p, s = w.parameters[0], w.state[0]
@@ -73,7 +72,7 @@ def aim(w: World) -> None:
         keep(w, False)
 
 
-@njit
+@compiled
 def keep(w: World, same_px: bool) -> None:
     """Assign each order the first level that it serves."""
     s = w.state[0]
@@ -99,7 +98,7 @@ def keep(w: World, same_px: bool) -> None:
 # ---------------------------------------------------------------- orders
 
 
-@njit
+@compiled
 def leaves_of(order: Any) -> int:
     """What may still fill."""
     if (
@@ -112,13 +111,13 @@ def leaves_of(order: Any) -> int:
     return order.qty - order.filled
 
 
-@njit
+@compiled
 def worst_case(s: Any, side: int) -> int:
     """Position if everything open or in flight on a side filled."""
     return s.position + side * (s.leaves_buy if side == BUY else s.leaves_sell)
 
 
-@njit
+@compiled
 def change_leaves(s: Any, side: int, change: int) -> None:
     """Count what is open or in flight on a side."""
     if side == BUY:
@@ -127,7 +126,7 @@ def change_leaves(s: Any, side: int, change: int) -> None:
         s.leaves_sell += change
 
 
-@njit
+@compiled
 def note_change(u: Any, order: Any, ts: int) -> None:
     """Fill in a change of an order, without a fill."""
     u.ts, u.n, u.side, u.state, u.leaves = ts, order.n, order.side, order.state, leaves_of(order)
@@ -135,7 +134,7 @@ def note_change(u: Any, order: Any, ts: int) -> None:
     u.batch, u.quota_left, u.requested = 0, NULL, order.cancel_asked
 
 
-@njit
+@compiled
 def notify(w: World, u: Any) -> None:
     """Queue a change for the graph."""
     s = w.state[0]
@@ -146,7 +145,7 @@ def notify(w: World, u: Any) -> None:
     s.notices_tail += 1
 
 
-@njit
+@compiled
 def new_command(w: World) -> int:
     """Place of a command that goes with the next batch."""
     s = w.state[0]
@@ -157,7 +156,7 @@ def new_command(w: World) -> int:
     return s.commands - 1
 
 
-@njit
+@compiled
 def cancel_order(w: World, order: Any) -> None:
     """Ask for a cancel; what works stays in the exposure until it is gone."""
     s = w.state[0]
@@ -168,7 +167,7 @@ def cancel_order(w: World, order: Any) -> None:
     note_change(w.changes[k], order, s.now)
 
 
-@njit
+@compiled
 def create_order(w: World, side: int, px: int, qty: int) -> None:
     """Ask for a new order, in flight from this moment."""
     p, s = w.parameters[0], w.state[0]
@@ -192,7 +191,7 @@ def create_order(w: World, side: int, px: int, qty: int) -> None:
 # ---------------------------------------------------------------- from wanted to working
 
 
-@njit
+@compiled
 def pursue(w: World) -> None:
     """Send what brings the working orders to the wanted ones."""
     s = w.state[0]
@@ -209,7 +208,7 @@ def pursue(w: World) -> None:
     send(w)
 
 
-@njit
+@compiled
 def cancel_for_room(w: World, side: int) -> None:
     """Cancel what a late fill left without room: newest first, and not more than it takes."""
     p, s = w.parameters[0], w.state[0]
@@ -235,7 +234,7 @@ def cancel_for_room(w: World, side: int) -> None:
         cancel_order(w, order)
 
 
-@njit
+@compiled
 def create_waiting(w: World) -> None:
     """Create an order for each level that waits, as far as there is room."""
     p, s = w.parameters[0], w.state[0]
@@ -258,7 +257,7 @@ def create_waiting(w: World) -> None:
     s.waiting = kept
 
 
-@njit
+@compiled
 def send(w: World) -> None:
     """Tell the graph of all commands, and submit them, in batches."""
     p, s = w.parameters[0], w.state[0]
@@ -277,7 +276,7 @@ def send(w: World) -> None:
 # ---------------------------------------------------------------- what the venue says
 
 
-@njit
+@compiled
 def place_of(w: World, n: int) -> int:
     """Where an order that works stands; -1 for one that has ended."""
     for k in range(w.state[0].working):
@@ -286,7 +285,7 @@ def place_of(w: World, n: int) -> int:
     return -1
 
 
-@njit
+@compiled
 def on_account(w: World, a: Any) -> None:
     """Take an answer of the venue, and send what it makes room for."""
     s = w.state[0]
@@ -307,7 +306,7 @@ def on_account(w: World, a: Any) -> None:
         close_when_alone(w)
 
 
-@njit
+@compiled
 def apply(w: World, k: int, a: Any) -> None:
     """Change an order by what the venue said of it."""
     s, order = w.state[0], w.orders[k]
@@ -351,7 +350,7 @@ def apply(w: World, k: int, a: Any) -> None:
         end_order(w, k)
 
 
-@njit
+@compiled
 def write_order(w: World, order: Any) -> None:
     """Write an order down as it is now."""
     s = w.state[0]
@@ -363,7 +362,7 @@ def write_order(w: World, order: Any) -> None:
         s.full = 1
 
 
-@njit
+@compiled
 def end_order(w: World, k: int) -> None:
     """Write down an order that has ended, and forget it."""
     s = w.state[0]
@@ -376,7 +375,7 @@ def end_order(w: World, k: int) -> None:
 # ---------------------------------------------------------------- the end
 
 
-@njit
+@compiled
 def stop(w: World) -> None:
     """Cancel everything; with ``flatten`` close the position once nothing works any more."""
     p, s = w.parameters[0], w.state[0]
@@ -390,7 +389,7 @@ def stop(w: World) -> None:
     close_when_alone(w)
 
 
-@njit
+@compiled
 def close_when_alone(w: World) -> None:
     """Close what a late fill may have opened since the last look, too."""
     p, s = w.parameters[0], w.state[0]
@@ -411,7 +410,7 @@ def close_when_alone(w: World) -> None:
     send(w)
 
 
-@njit
+@compiled
 def give_up(w: World) -> None:
     """End a stop whose time is over."""
     s = w.state[0]

@@ -134,7 +134,8 @@ END_OF_RECORDING: Final = word("end of the recording")
 
 _SPELLED: Final = (
     "", "quote", "withdraw", "retract", "refuse", "hold", "crossed after rounding",
-    "position limit", "notional limit", "no positive price", "cancel distance", "edge", "throttle released", "throttle",
+    "position limit", "notional limit", "no positive price", "cancel distance", "edge",
+    "throttle released", "throttle",
     "taken away at once", "pending_new", "open", "pending_cancel", "filled", "cancelled",
     "rejected", "expired", "ack", "reject", "fill", "cancel", "cancel_reject", "expire", "stop",
     "MAKER", "TAKER", "requested", "21709 not open", "21702 price off the tick",

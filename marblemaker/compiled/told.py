@@ -179,5 +179,3 @@ def _feeds(g: Guards) -> NDArray[Any]:
         if g.max_signal_age_outside_ns is not None:
             f["outside_ns"] = g.max_signal_age_outside_ns
     return feeds
-
-

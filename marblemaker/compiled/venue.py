@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.layout import NEVER, World
+from marblemaker.compiled.machine import compiled
 from streams.events import BUY
 
 __all__ = ["advance", "matters", "on_book", "on_trade", "submit"]
@@ -20,7 +19,7 @@ UNKNOWN = 2**62
 """Queue in front that nothing is known of: no trade takes anything from it."""
 
 
-@njit
+@compiled
 def below(px: int, qty: int, least: int) -> bool:
     """Tell whether px × qty is below ``least`` × UNIT, in parts that fit 64 bits."""
     return steps.value_parts(px, qty)[0] < least
@@ -29,7 +28,7 @@ def below(px: int, qty: int, least: int) -> bool:
 # ---------------------------------------------------------------- answers
 
 
-@njit
+@compiled
 def say(w: World, kind: int, n: int, reason: int) -> None:
     """Queue an answer."""
     s = w.state[0]
@@ -42,7 +41,7 @@ def say(w: World, kind: int, n: int, reason: int) -> None:
     a.venue_id = a.px = a.qty = a.fee = a.liquidity = a.quota_left = NULL
 
 
-@njit
+@compiled
 def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) -> None:
     """Queue the answer of a fill."""
     s = w.state[0]
@@ -56,7 +55,7 @@ def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) 
 # ---------------------------------------------------------------- the API
 
 
-@njit
+@compiled
 def refusal_of(w: World, c: Any) -> int:
     """Why the API refuses a create whatever the market does; ``NULL`` when it does not."""
     p = w.parameters[0]
@@ -73,7 +72,7 @@ def refusal_of(w: World, c: Any) -> int:
     return NULL
 
 
-@njit
+@compiled
 def submit(w: World, start: int, stop: int) -> None:
     """Take a batch of commands now."""
     p, s = w.parameters[0], w.state[0]
@@ -94,7 +93,7 @@ def submit(w: World, start: int, stop: int) -> None:
             put_on_the_way(w, c, s.now + delay_ns)
 
 
-@njit
+@compiled
 def put_on_the_way(w: World, c: Any, due: int) -> None:
     """Let a command travel: sorted by arrival, then by submission."""
     s = w.state[0]
@@ -111,7 +110,7 @@ def put_on_the_way(w: World, c: Any, due: int) -> None:
     s.venue_due = w.on_the_way[0].due
 
 
-@njit
+@compiled
 def advance(w: World, until: int) -> None:
     """Let the commands take effect that arrive at or before an instant."""
     s = w.state[0]
@@ -128,7 +127,7 @@ def advance(w: World, until: int) -> None:
 # ---------------------------------------------------------------- the engine
 
 
-@njit
+@compiled
 def take(w: World, c: Any) -> None:
     """Let a command take effect."""
     s = w.state[0]
@@ -144,7 +143,7 @@ def take(w: World, c: Any) -> None:
         create(w, c)
 
 
-@njit
+@compiled
 def create(w: World, c: Any) -> None:
     """Let an order arrive: it takes, is refused, or rests."""
     p, s = w.parameters[0], w.state[0]
@@ -171,7 +170,7 @@ def create(w: World, c: Any) -> None:
         watch(w)
 
 
-@njit
+@compiled
 def leave(w: World, k: int) -> None:
     """Take an order that ended out of the book."""
     s = w.state[0]
@@ -180,7 +179,7 @@ def leave(w: World, k: int) -> None:
     s.resting -= 1
 
 
-@njit
+@compiled
 def watch(w: World) -> None:
     """Note which quotes and trades cannot matter; see ``sinks.fills.Fills``."""
     p, s = w.parameters[0], w.state[0]
@@ -210,7 +209,7 @@ def watch(w: World) -> None:
     s.queued = s.bid_low >= 0 or s.ask_high < NEVER
 
 
-@njit
+@compiled
 def matters(s: Any, ts: int) -> bool:
     """Tell whether the new book may matter to an order that rests."""
     bid, ask = s.bid, s.ask
@@ -219,13 +218,12 @@ def matters(s: Any, ts: int) -> bool:
         or (bid != NULL and bid >= s.bid_high)
         or ts >= s.next_expiry
         or (
-            s.queued
-            and ((bid != NULL and bid <= s.bid_low) or (ask != NULL and ask >= s.ask_high))
+            s.queued and ((bid != NULL and bid <= s.bid_low) or (ask != NULL and ask >= s.ask_high))
         )
     )
 
 
-@njit
+@compiled
 def on_book(w: World) -> None:
     """Match resting orders against the new book, then expire what is due."""
     p, s = w.parameters[0], w.state[0]
@@ -242,7 +240,7 @@ def on_book(w: World) -> None:
     expire(w)
 
 
-@njit
+@compiled
 def on_trade(w: World, px: int, qty: int, side: int) -> None:
     """Match resting orders against a public trade, then expire what is due."""
     p, s = w.parameters[0], w.state[0]
@@ -276,7 +274,7 @@ def on_trade(w: World, px: int, qty: int, side: int) -> None:
     expire(w)
 
 
-@njit
+@compiled
 def fill_maker(w: World, k: int, qty: int) -> int:
     """Fill a resting order in part or whole; return 1 if it still rests."""
     p, r = w.parameters[0], w.resting[k]
@@ -289,7 +287,7 @@ def fill_maker(w: World, k: int, qty: int) -> int:
     return 1
 
 
-@njit
+@compiled
 def expire(w: World) -> None:
     """Expire what is due."""
     s = w.state[0]
@@ -306,13 +304,13 @@ def expire(w: World) -> None:
 # ---------------------------------------------------------------- the queue in front
 
 
-@njit
+@compiled
 def beyond(r: Any, level: int) -> int:
     """How far a price on the other side is through the order's; negative: it is not there."""
     return -1 if level == NULL else r.side * (r.px - level)
 
 
-@njit
+@compiled
 def shown(side: int, px: int, best: int, size: int) -> int:
     """Size that a book shows before an order at ``px`` on its own side, as far as it shows it."""
     if best == NULL or side * (best - px) > 0:
@@ -322,7 +320,7 @@ def shown(side: int, px: int, best: int, size: int) -> int:
     return UNKNOWN if size == NULL else size
 
 
-@njit
+@compiled
 def taken_of(level: int, taken: int, px: int, size: int) -> tuple[int, int]:
     """The level that the book shows now, and what we have taken of it."""
     if px == NULL:
@@ -332,7 +330,7 @@ def taken_of(level: int, taken: int, px: int, size: int) -> tuple[int, int]:
     return px, taken if size == NULL else min(taken, size)
 
 
-@njit
+@compiled
 def match_queues(w: World) -> None:
     """Fill what exceeds the queue in front of each order; see ``sinks.fills.Queue``."""
     s = w.state[0]

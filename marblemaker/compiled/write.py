@@ -45,7 +45,7 @@ class _Rows:
 
 def _rows_of(records: NDArray[Any]) -> _Rows:
     """Records as rows of words, a line a field."""
-    width, height = len(records.dtype), len(records)
+    width, height = len(records.dtype.names or ()), len(records)
     words = np.ascontiguousarray(records.view(np.int64).reshape(height, width).T)
     return _Rows(words, np.full(height, width, np.int64))
 
@@ -79,10 +79,18 @@ class Output:
             self.fair_value = anchors[-1]
         if self._trace is not None:
             feeds = [
-                _Rows(w["signal_out"][:, : s["signal_rows"]], w["signal_out_widths"][: s["signal_rows"]]),
-                _Rows(w["target_out"][:, : s["target_rows"]], w["target_out_widths"][: s["target_rows"]]),
+                _Rows(
+                    w["signal_out"][:, : s["signal_rows"]],
+                    w["signal_out_widths"][: s["signal_rows"]],
+                ),
+                _Rows(
+                    w["target_out"][:, : s["target_rows"]],
+                    w["target_out_widths"][: s["target_rows"]],
+                ),
             ]
-            states = _Rows(w["state_out"][:, : s["state_rows"]], w["state_out_widths"][: s["state_rows"]])
+            states = _Rows(
+                w["state_out"][:, : s["state_rows"]], w["state_out_widths"][: s["state_rows"]]
+            )
             self._trace.take_rows(feeds, states, _rows_of(decisions))
             self._trace.take_frames(
                 _rows_of(wanted),
@@ -173,5 +181,3 @@ def _with_nulls(values: NDArray[Any]) -> pl.Series:
     if absent.any():
         series = pl.select(pl.when(pl.Series(~absent)).then(series)).to_series()
     return series
-
-
