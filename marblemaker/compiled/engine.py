@@ -6,13 +6,16 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numba
+import numpy as np
 import polars as pl
 from numba.core import event
+from numpy.typing import NDArray
 
 from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
 from marblemaker.compiled.layout import new_world
@@ -31,7 +34,7 @@ from marblemaker.compiled.loop import (
 from marblemaker.compiled.read import Feed, kills_of
 from marblemaker.compiled.texts import Texts
 from marblemaker.compiled.told import told
-from marblemaker.compiled.write import Output
+from marblemaker.compiled.write import Inputs, Output
 from marblemaker.markouts import markouts
 from marblemaker.replay import (
     Progress,
@@ -47,7 +50,6 @@ from sinks.journal import Journal
 from streams.instrument import UNIT
 from streams.recording import (
     FileEntry,
-    FrameWriter,
     Recording,
     RecordingError,
     schema_of,
@@ -169,13 +171,19 @@ class _Run:
             )
             for name in MERGED
         }  # fmt: skip
-        self._writers = {name: FrameWriter(folder, name, schema_of(name)) for name in paths}
+        self._writers = {name: Inputs(folder, name, path) for name, path in paths.items()}
         self._mark: int | None = None
+        # The loop needs no lock of Python's: what it has put out is written beside it.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
+        self._writing: Future[None] | None = None
 
     def complete(self, progress: Progress | None) -> dict[str, Any]:
         """Run to the end, write the folder, and return the summary."""
         started = time.perf_counter()
-        self._loop(progress)
+        try:
+            self._loop(progress)
+        finally:
+            self._disk.shutdown(wait=True)
         loop_seconds = time.perf_counter() - started
         s = self._world[0]["state"][0]
         left = [int(n) for n in self._world[0]["orders"]["n"][: s["working"]]]
@@ -226,7 +234,7 @@ class _Run:
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came in (FULL, DONE):
-                self._output.take(w)
+                self._write(self._output.take(w, last=came == DONE))
             if came == DONE:
                 break
             if came != FULL:
@@ -236,6 +244,14 @@ class _Run:
                     progress(done, total, int(s["now"]))
         for feed in self._feeds.values():
             self._write_inputs(feed)
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Have something written off this thread; at most one thing waits."""
+        if self._writing is not None:
+            self._writing.result()
+        self._writing = self._disk.submit(write)
 
     def _refill(self, feed: Feed) -> None:
         """Write what the loop has gone through, and read on."""
@@ -247,18 +263,21 @@ class _Run:
 
     def _write_inputs(self, feed: Feed) -> None:
         """Write a batch of a feed as it was delivered, with its sequence numbers."""
-        if feed.frame is None:
-            return
-        seqs = pl.Series("seq", feed.columns.number).cast(pl.UInt64)
-        rows = feed.frame.with_columns(seqs).select(list(schema_of(feed.name)))
-        self._writers[feed.name].append(rows)
+        frame, number = feed.frame, feed.columns.number
+        feed.frame = None
+        if frame is not None:
+            self._write(lambda: self._write_rows(feed.name, frame, number))
+
+    def _write_rows(self, name: str, frame: pl.DataFrame, number: NDArray[np.int64]) -> None:
+        seqs = pl.Series("seq", number.view(np.uint64))
+        rows = frame.with_columns(seqs).select(list(schema_of(name)))
+        self._writers[name].append(rows)
         if self._trace is not None:
-            self._trace.inputs(feed.name, rows)
-        if feed.name == "target":
+            self._trace.inputs(name, rows)
+        if name == "target":
             both = rows.filter(pl.col("bid_px").is_not_null() & pl.col("ask_px").is_not_null())
             if both.height:
                 self._mark = (both["bid_px"][-1] + both["ask_px"][-1]) // 2
-        feed.frame = None
 
     def _trouble(self, what: int) -> Exception:
         s = self._world[0]["state"][0]

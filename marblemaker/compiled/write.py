@@ -6,7 +6,9 @@ columns are views of them with what is absent marked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,9 +20,16 @@ from marblemaker.compiled.texts import NULL_WORD, Texts, word
 from marblemaker.trace import ORDER_UPDATES_SCHEMA, Trace
 from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal
 from streams.events import SIDE_NAMES
-from streams.recording import ACCOUNT_SCHEMA
+from streams.recording import (
+    ACCOUNT_SCHEMA,
+    ROW_GROUP_ROWS,
+    FileEntry,
+    file_entry,
+    lazy_rows,
+    schema_of,
+)
 
-__all__ = ["Output"]
+__all__ = ["Inputs", "Output"]
 
 _STATUS: Final = {
     word(state): status
@@ -35,7 +44,7 @@ class _Rows:
     """Rows of words, as the trace takes them."""
 
     def __init__(self, words: NDArray[Any], widths: NDArray[np.int64]) -> None:
-        self.words: NDArray[np.uint64] = words.copy().view(np.uint64)
+        self.words: NDArray[np.uint64] = words.view(np.uint64)
         self.widths = widths
         self.height = len(widths)
 
@@ -48,6 +57,45 @@ def _rows_of(records: NDArray[Any]) -> _Rows:
     width, height = len(records.dtype.names or ()), len(records)
     words = np.ascontiguousarray(records.view(np.int64).reshape(height, width).T)
     return _Rows(words, np.full(height, width, np.int64))
+
+
+class Inputs:
+    """Writes a file of inputs as it was delivered: the recording's rows with their numbers.
+
+    Only the numbers are new, so only they are kept until the end; the rest is in the recording.
+    """
+
+    def __init__(self, folder: Path, name: str, source: Path) -> None:
+        """Write ``folder/name.parquet`` at close, of the rows of ``source``."""
+        self.path = folder / f"{name}.parquet"
+        self._source = lazy_rows(name, source)
+        self._columns = list(schema_of(name))
+        self._segments: list[Path] = []
+        self._folder = folder / f".{name}"
+        self._rows = 0
+        self._span: tuple[int | None, int | None] = (None, None)
+
+    def append(self, rows: pl.DataFrame) -> None:
+        """Take the next rows, numbered."""
+        self._folder.mkdir(exist_ok=True)
+        segment = self._folder / f"{len(self._segments):06d}.arrow"
+        rows.select("seq").write_ipc(segment)
+        self._segments.append(segment)
+        self._rows += rows.height
+        first = rows["ts"][0] if self._span[0] is None else self._span[0]
+        self._span = (first, rows["ts"][-1])
+
+    def close(self) -> FileEntry:
+        """Put rows and numbers together, batch by batch."""
+        rest = self._source.drop("seq", strict=False)
+        numbers = pl.LazyFrame(schema={"seq": pl.UInt64})
+        if self._segments:
+            numbers = pl.scan_ipc(self._segments)
+        pl.concat([numbers, rest], how="horizontal").select(self._columns).sink_parquet(
+            self.path, compression="zstd", row_group_size=ROW_GROUP_ROWS, maintain_order=True
+        )
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return file_entry(self.path, self._rows, self._span)
 
 
 class Output:
@@ -64,57 +112,60 @@ class Output:
         if trace is not None:
             trace.learn({word % 2**64: text for word, text in self._texts.items()})
 
-    def take(self, w: World) -> None:
-        """Write all rows that the loop has put out, and make room for more.
+    def take(self, w: World, *, last: bool) -> Callable[[], None]:
+        """Take the rows that the loop has put out, and make room for more.
 
-        All are copied: a column may be the memory of its rows, and the loop writes over them.
+        The function that is returned writes them, on whatever thread, in the order of the calls.
+        ``last``: orders that still work are written as they are.
         """
         s = w["state"][0]
-        wanted = w["wanted_out"][: s["wanted_rows"]].copy()
-        decisions = w["decision_out"][: s["decision_rows"]].copy()
-        updates = w["update_out"][: s["update_rows"]].copy()
-        decided = self._frame(decisions, DECISIONS_SCHEMA)
-        anchors = decided["anchor"].drop_nulls()
-        if anchors.len():
-            self.fair_value = anchors[-1]
-        if self._trace is not None:
-            feeds = [
-                _Rows(
-                    w["signal_out"][:, : s["signal_rows"]],
-                    w["signal_out_widths"][: s["signal_rows"]],
-                ),
-                _Rows(
-                    w["target_out"][:, : s["target_rows"]],
-                    w["target_out_widths"][: s["target_rows"]],
-                ),
-            ]
-            states = _Rows(
-                w["state_out"][:, : s["state_rows"]], w["state_out_widths"][: s["state_rows"]]
-            )
-            self._trace.take_rows(feeds, states, _rows_of(decisions))
-            self._trace.take_frames(
-                _rows_of(wanted),
-                self._frame(wanted, DECISIONS_SCHEMA),
-                _rows_of(updates),
-                self._frame(updates, ORDER_UPDATES_SCHEMA),
-            )
-        self._journal.append(
-            decisions=decided,
-            orders=self._final_orders(w),
-            fills=self._frame(
-                w["fill_out"][: s["fill_rows"]].copy(), FILLS_SCHEMA, {"side": _SIDES}
-            ),
-            account=self._account(w["account_out"][: s["account_rows"]].copy()),
-        )  # fmt: skip
+
+        def cut(name: str) -> NDArray[Any]:
+            # Copied: a column may be the memory of its rows, and the loop writes over them.
+            return w[f"{name}_out"][: s[f"{name}_rows"]].copy()
+
+        def lines(name: str) -> _Rows:
+            height = s[f"{name}_rows"]
+            words = w[f"{name}_out"][:, :height].copy()
+            return _Rows(words, w[f"{name}_out_widths"][:height].copy())
+
+        feeds, states = [lines("signal"), lines("target")], lines("state")
+        wanted, decisions, updates = cut("wanted"), cut("decision"), cut("update")
+        fills, account, ended = cut("fill"), cut("account"), cut("order")
+        working = w["orders"][: s["working"]].copy()
+        if last:
+            ended = np.concatenate([ended, working[list(ended.dtype.names or ())]])
+            working = working[:0]
         for name in ("signal", "target", "state", "wanted", "decision", "update", "account",
                      "fill", "order"):  # fmt: skip
             s[f"{name}_rows"] = 0
         s["full"] = 0
 
-    def _final_orders(self, w: World) -> pl.DataFrame:
-        """Orders that have ended, in order of number, without a gap."""
-        s = w["state"][0]
-        rows = w["order_out"][: s["order_rows"]].copy()
+        def write() -> None:
+            if self._trace is not None:
+                self._trace.take_rows(feeds, states, _rows_of(decisions))
+                self._trace.take_frames(
+                    _rows_of(wanted),
+                    self._frame(wanted, DECISIONS_SCHEMA),
+                    _rows_of(updates),
+                    self._frame(updates, ORDER_UPDATES_SCHEMA),
+                )
+            decided = self._frame(decisions, DECISIONS_SCHEMA)
+            anchors = decided["anchor"].drop_nulls()
+            if anchors.len():
+                self.fair_value = anchors[-1]
+            oldest = int(working[0]["n"]) if len(working) else None
+            self._journal.append(
+                decisions=decided,
+                orders=self._final_orders(ended, oldest),
+                fills=self._frame(fills, FILLS_SCHEMA, {"side": _SIDES}),
+                account=self._account(account),
+            )
+
+        return write
+
+    def _final_orders(self, rows: NDArray[Any], oldest: int | None) -> pl.DataFrame:
+        """Orders that have ended, by number; those after the ``oldest`` that works must wait."""
         ended = pl.DataFrame(
             {
                 "n": rows["n"],
@@ -130,8 +181,9 @@ class Output:
             ORDERS_SCHEMA,
         )
         every = pl.concat([self._ended, ended]).sort("n")
-        oldest = int(w["orders"][0]["n"]) if s["working"] else 2**62
-        final = int(every["n"].search_sorted(oldest, side="left"))
+        final = every.height
+        if oldest is not None:
+            final = int(every["n"].search_sorted(oldest, side="left"))
         self._ended = every.slice(final)
         return every.slice(0, final)
 

@@ -173,7 +173,10 @@ def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
             "max_rejects_per_minute": draw(of((30, 1))), "cooldown_secs": draw(of((60.0, 0.5))),
             "max_loss": draw(of(("off", "0.001"))), "max_notional": draw(of(("off", "15"))),
         },
-        "orders": {"replace": draw(of(("cancel_create", "keep")))},
+        "orders": {
+            "replace": draw(of(("cancel_create", "keep"))),
+            "stop_timeout_secs": draw(of((10.0, 0.05))),
+        },
         "venue": {
             "fill_model": draw(of(("touch", "cross", "queue"))),
             "latency": draw(of((0.0, "1ns", 100.0, "tier"))),
