@@ -198,6 +198,7 @@ class _Run:
             ties=int(s["ties"]),
             anomalies={
                 "cancel_reject for a finished order": int(s["late_cancels"]),
+                "modify_reject for a finished order": int(s["late_moves"]),
                 "position left open: the closing order was refused": int(s["position_left"]),
                 "left working: not confirmed in time": int(s["left_working"]),
             },

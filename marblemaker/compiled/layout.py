@@ -125,13 +125,13 @@ STATE: Final = _record(
     # throttle
     "went went_ns has_sent has_held held_due unreported "
     # the order sink
-    "position leaves_buy leaves_sell created working waiting commands batches stopping finished "
-    "gave_up flattenings levels_assigned "
+    "position leaves_buy leaves_sell created working waiting commands moves batches stopping "
+    "finished gave_up flattenings levels_assigned "
     # the venue
-    "bid ask bid_sz ask_sz trades resting on_the_way next_expiry bid_low bid_high ask_low ask_high "
-    "queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
+    "bid ask bid_sz ask_sz trades arrived resting on_the_way next_expiry bid_low bid_high "
+    "ask_low ask_high queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
     # anomalies
-    "late_cancels others position_left left_working "
+    "late_cancels late_moves position_left left_working "
     # how many rows of output there are
     "signal_rows target_rows state_rows wanted_rows decision_rows update_rows account_rows "
     "fill_rows order_rows",
@@ -139,14 +139,21 @@ STATE: Final = _record(
 )
 """What the loop remembers beside its tables."""
 
-ORDER: Final = _record("n ts side px qty state filled ts_last cancel_asked cancels assigned acked")
+ORDER: Final = _record(
+    "n ts side px qty size state filled ts_last cancel_asked cancels assigned acked "
+    "asked_px asked_qty asked_size modifies_refused"
+)
 """An order that works or is in flight, as the order sink sees it."""
 
-RESTING: Final = _record("n side px total filled expire_ts leaves ahead")
+RESTING: Final = _record("n side px total filled expire_ts leaves ahead arrived")
 """An order that rests at the venue."""
 
-COMMAND: Final = _record("is_cancel n side px qty expire_ts due sent update")
-"""What is sent to the venue; ``update`` is the place of the change it makes."""
+CREATE: Final = 0
+CANCEL: Final = 1
+MODIFY: Final = 2
+
+COMMAND: Final = _record("kind n side px qty expire_ts due")
+"""What is sent to the venue: a create, a cancel or a modify."""
 
 LEVEL: Final = _record("side px qty")
 LEFT: Final = _record("n leaves")
@@ -235,7 +242,11 @@ def _world() -> np.dtype[Any]:
         # Commands of the next batches, and the changes of orders that go with them.
         ("commands", COMMAND, _QUEUE),
         ("changes", UPDATE, _QUEUE),
-        # Commands that have not reached the venue, earliest first; what rests there, likewise.
+        # Modifies go after all cancels of a batch, and wait here for those.
+        ("moves", COMMAND, _ORDERS),
+        ("moved", UPDATE, _ORDERS),
+        # Commands that have not reached the venue, earliest first; what rests there, in order of
+        # arrival or of the last modify.
         ("on_the_way", COMMAND, _QUEUE),
         ("resting", RESTING, _ORDERS),
         # What the venue said, and changes of our orders, that have not been delivered.

@@ -12,7 +12,15 @@ from typing import Any
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.clock import schedule
-from marblemaker.compiled.layout import FEW, GIVE_UP, NEVER, World
+from marblemaker.compiled.layout import (
+    CANCEL,
+    CREATE,
+    FEW,
+    GIVE_UP,
+    MODIFY,
+    NEVER,
+    World,
+)
 from marblemaker.compiled.machine import compiled
 from marblemaker.compiled.venue import submit
 from streams.events import BUY, SELL
@@ -20,7 +28,7 @@ from streams.events import BUY, SELL
 __all__ = ["decided", "give_up", "on_account"]
 
 NULL = t.NULL_WORD
-KEEP, CANCEL_ALL = 1, 2
+KEEP, CANCEL_ALL, MOVE = 1, 2, 3
 _TRIES = 3
 
 
@@ -80,19 +88,24 @@ def keep(w: World, same_px: bool) -> None:
         order = w.orders[k]
         if order.state == t.PENDING_CANCEL or order.px == NULL or order.assigned:
             continue
+        px = order.px if order.asked_px == NULL else order.asked_px
+        size = order.asked_size if order.asked_qty else order.size
         for i in range(s.waiting):
             level = w.waiting[i]
-            if (
-                level.side == order.side
-                and (level.px == order.px or not same_px)
-                and level.qty == order.qty
-            ):
-                order.assigned = 1
-                s.levels_assigned += 1
-                for rest in range(i, s.waiting - 1):
-                    w.waiting[rest] = w.waiting[rest + 1]
-                s.waiting -= 1
+            if level.side == order.side and (level.px == px or not same_px) and level.qty == size:
+                assign(w, order, i)
                 break
+
+
+@compiled
+def assign(w: World, order: Any, i: int) -> None:
+    """Let an order serve a level that waits."""
+    s = w.state[0]
+    order.assigned = 1
+    s.levels_assigned += 1
+    for rest in range(i, s.waiting - 1):
+        w.waiting[rest] = w.waiting[rest + 1]
+    s.waiting -= 1
 
 
 # ---------------------------------------------------------------- orders
@@ -108,7 +121,7 @@ def leaves_of(order: Any) -> int:
         or order.state == t.EXPIRED
     ):
         return 0
-    return order.qty - order.filled
+    return max(order.qty, order.asked_qty, order.filled) - order.filled
 
 
 @compiled
@@ -163,7 +176,7 @@ def cancel_order(w: World, order: Any) -> None:
     k = new_command(w)
     order.state, order.cancel_asked = t.PENDING_CANCEL, 1
     order.cancels += 1
-    w.commands[k].is_cancel, w.commands[k].n = 1, order.n
+    w.commands[k].kind, w.commands[k].n = CANCEL, order.n
     note_change(w.changes[k], order, s.now)
 
 
@@ -179,11 +192,12 @@ def create_order(w: World, side: int, px: int, qty: int) -> None:
     order = w.orders[s.working]
     s.working += 1
     order.n, order.ts, order.side, order.px, order.qty = s.created, s.now, side, px, qty
-    order.state, order.filled, order.ts_last = t.PENDING_NEW, 0, s.now
+    order.state, order.filled, order.ts_last, order.size = t.PENDING_NEW, 0, s.now, qty
+    order.asked_px, order.asked_qty, order.asked_size, order.modifies_refused = NULL, 0, 0, 0
     order.cancel_asked = order.cancels = order.acked = order.assigned = 0
     change_leaves(s, side, qty)
     command = w.commands[k]
-    command.is_cancel, command.n, command.side, command.px, command.qty = 0, order.n, side, px, qty
+    command.kind, command.n, command.side, command.px, command.qty = CREATE, order.n, side, px, qty
     command.expire_ts = NEVER if px == NULL or p.expire_ns < 0 else s.now + p.expire_ns
     note_change(w.changes[k], order, s.now)
 
@@ -195,17 +209,59 @@ def create_order(w: World, side: int, px: int, qty: int) -> None:
 def pursue(w: World) -> None:
     """Send what brings the working orders to the wanted ones."""
     s = w.state[0]
-    s.commands = 0
+    s.commands = s.moves = 0
     if s.levels_assigned < s.working:
         for k in range(s.working):
             order = w.orders[k]
-            if not order.assigned and order.state != t.PENDING_CANCEL and order.px != NULL:
-                cancel_order(w, order)
+            if order.assigned or order.state == t.PENDING_CANCEL or order.px == NULL:
+                continue
+            if w.parameters[0].replaces == MOVE and lives_on(w, order):
+                continue
+            cancel_order(w, order)
     cancel_for_room(w, BUY)
     cancel_for_room(w, SELL)
+    for k in range(s.moves):
+        place = new_command(w)
+        w.commands[place], w.changes[place] = w.moves[k], w.moved[k]
     if s.waiting:
         create_waiting(w)
     send(w)
+
+
+@compiled
+def lives_on(w: World, order: Any) -> bool:
+    """Give a stray order a level that waits, if there is one; tell whether it shall live."""
+    s = w.state[0]
+    i = 0
+    while i < s.waiting and w.waiting[i].side != order.side:
+        i += 1
+    if i == s.waiting or order.modifies_refused:
+        return False
+    if order.state == t.PENDING_NEW or order.state == t.PENDING_MODIFY:
+        return True  # It cannot be moved before the venue has answered.
+    px, size = w.waiting[i].px, w.waiting[i].qty
+    more = max(0, order.filled + size - order.qty)
+    if not has_room(w, order.side, more):
+        return False
+    assign(w, order, i)
+    before = leaves_of(order)
+    order.state = t.PENDING_MODIFY
+    order.asked_px, order.asked_qty, order.asked_size = px, order.filled + size, size
+    change_leaves(s, order.side, leaves_of(order) - before)
+    move = w.moves[s.moves]
+    move.kind, move.n, move.px, move.qty = MODIFY, order.n, px, order.asked_qty
+    note_change(w.moved[s.moves], order, s.now)
+    s.moves += 1
+    return True
+
+
+@compiled
+def has_room(w: World, side: int, qty: int) -> bool:
+    """Tell whether one more order of a side keeps the worst case within the limit."""
+    p, s = w.parameters[0], w.state[0]
+    if side == BUY:
+        return steps.may_buy(worst_case(s, side), qty, p.max_position)
+    return steps.may_sell(worst_case(s, side), qty, p.max_position)
 
 
 @compiled
@@ -237,16 +293,24 @@ def cancel_for_room(w: World, side: int) -> None:
 @compiled
 def create_waiting(w: World) -> None:
     """Create an order for each level that waits, as far as there is room."""
-    p, s = w.parameters[0], w.state[0]
+    s = w.state[0]
+    # A level may be about to be served by an order that waits for its own answer first.
+    movable_buys = movable_sells = 0
+    if w.parameters[0].replaces == MOVE:
+        for k in range(s.working):
+            order = w.orders[k]
+            waits = order.state == t.PENDING_NEW or order.state == t.PENDING_MODIFY
+            if waits and not order.assigned:
+                movable_buys += order.side == BUY
+                movable_sells += order.side == SELL
     kept = 0
     for i in range(s.waiting):
         side, px, qty = w.waiting[i].side, w.waiting[i].px, w.waiting[i].qty
-        worst = worst_case(s, side)
-        if side == BUY:
-            room = steps.may_buy(worst, qty, p.max_position)
-        else:
-            room = steps.may_sell(worst, qty, p.max_position)
-        if room:
+        movable = movable_buys if side == BUY else movable_sells
+        if movable:
+            movable_buys -= side == BUY
+            movable_sells -= side == SELL
+        if not movable and has_room(w, side, qty):
             create_order(w, side, px, qty)
             w.orders[s.working - 1].assigned = 1
             s.levels_assigned += 1
@@ -297,6 +361,8 @@ def on_account(w: World, a: Any) -> None:
         # Every end was told before, so only an answer to a cancel can still come.
         if a.kind == t.CANCEL_REJECT:
             s.late_cancels += 1
+        elif a.kind == t.MODIFY_REJECT:
+            s.late_moves += 1
         else:
             s.trouble = 3
     else:
@@ -314,8 +380,11 @@ def apply(w: World, k: int, a: Any) -> None:
     if a.kind == t.FILL:
         order.filled += a.qty
         s.position += order.side * a.qty
-        if order.filled >= order.qty:
+        # With a modify on its way the order may live on in its new size: the answer will tell.
+        if order.filled >= max(order.qty, order.asked_qty):
             order.state = t.FILLED
+    elif a.kind == t.MODIFY:
+        modified(order, a)
     elif a.kind == t.ACK:
         order.acked = 1
         if order.state == t.PENDING_NEW:
@@ -327,8 +396,10 @@ def apply(w: World, k: int, a: Any) -> None:
     elif a.kind == t.EXPIRE:
         order.state = t.EXPIRED
     else:
-        s.trouble = 3  # A cancel that is refused although its order works.
+        s.trouble = 3  # A cancel or modify that is refused although its order works.
         return
+    if leaves_of(order) and order.filled >= max(order.qty, order.asked_qty):
+        order.state = t.FILLED
     order.ts_last = a.ts
     leaves = leaves_of(order)
     change_leaves(s, order.side, leaves - before)
@@ -348,6 +419,19 @@ def apply(w: World, k: int, a: Any) -> None:
         s.levels_assigned -= order.assigned
         order.assigned = 0
         end_order(w, k)
+
+
+@compiled
+def modified(order: Any, a: Any) -> None:
+    """Take the answer to a modify; one before the latest leaves that on its way."""
+    order.px, order.qty, order.acked = a.px, a.qty, 1
+    if order.asked_qty:
+        if order.px != order.asked_px or order.qty != order.asked_qty:
+            return
+        order.size = order.asked_size
+    order.asked_px, order.asked_qty, order.asked_size = NULL, 0, 0
+    if order.state == t.PENDING_MODIFY or order.state == t.PENDING_NEW:
+        order.state = t.OPEN
 
 
 @compiled

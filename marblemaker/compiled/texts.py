@@ -107,6 +107,7 @@ TAKEN_AWAY: Final = word("taken away at once")
 PENDING_NEW: Final = word("pending_new")
 OPEN: Final = word("open")
 PENDING_CANCEL: Final = word("pending_cancel")
+PENDING_MODIFY: Final = word("pending_modify")
 FILLED: Final = word("filled")
 CANCELLED: Final = word("cancelled")
 REJECTED: Final = word("rejected")
@@ -117,6 +118,8 @@ REJECT: Final = word("reject")
 FILL: Final = word("fill")
 CANCEL: Final = word("cancel")
 CANCEL_REJECT: Final = word("cancel_reject")
+MODIFY: Final = word("modify")
+MODIFY_REJECT: Final = word("modify_reject")
 EXPIRE: Final = word("expire")
 STOP: Final = word("stop")
 
@@ -124,6 +127,9 @@ MAKER: Final = word("MAKER")
 TAKER: Final = word("TAKER")
 REQUESTED: Final = word("requested")
 NOT_OPEN: Final = word("21709 not open")
+NOT_ACTIVE: Final = word("21715 not active")
+DONE_ALREADY: Final = word("modified to what has filled")
+MOVED_ACROSS: Final = word("canceled-post-only")
 OFF_TICK: Final = word("21702 price off the tick")
 OFF_LOT: Final = word("21701 size off the lot")
 BELOW_BASE: Final = word("21706 below the minimum base amount")
@@ -138,6 +144,8 @@ _SPELLED: Final = (
     "throttle released", "throttle",
     "taken away at once", "pending_new", "open", "pending_cancel", "filled", "cancelled",
     "rejected", "expired", "ack", "reject", "fill", "cancel", "cancel_reject", "expire", "stop",
+    "pending_modify", "modify", "modify_reject", "21715 not active",
+    "modified to what has filled", "canceled-post-only",
     "MAKER", "TAKER", "requested", "21709 not open", "21702 price off the tick",
     "21701 size off the lot", "21706 below the minimum base amount",
     "21706 below the minimum quote amount", "canceled-post-only: post-only would cross",

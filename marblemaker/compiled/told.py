@@ -23,7 +23,7 @@ _FAR_NS: Final = 2**62
 """Stands for no limit on event time, as in the operator."""
 BASELINES: Final = {"first": 1, "session": 2, "ewma": 3}
 OUTSIDE: Final = {"withdraw": 0, "widen": 1, "target_only": 2}
-REPLACES: Final = {"cancel_create": 0, "keep": 1, "cancel_all": 2}
+REPLACES: Final = {"cancel_create": 0, "keep": 1, "cancel_all": 2, "modify": 3}
 FILL_MODELS: Final = {"touch": 0, "cross": 1, "queue": 2}
 _BATCH: Final = 15
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
-from marblemaker.compiled.layout import NEVER, World
+from marblemaker.compiled.layout import CANCEL, CREATE, NEVER, World
 from marblemaker.compiled.machine import compiled
 from streams.events import BUY
 
@@ -57,7 +57,7 @@ def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) 
 
 @compiled
 def refusal_of(w: World, c: Any) -> int:
-    """Why the API refuses a create whatever the market does; ``NULL`` when it does not."""
+    """Why the API refuses a create or modify whatever the market does; ``NULL``: it does not."""
     p = w.parameters[0]
     if c.px != NULL and (c.px <= 0 or c.px % p.tick_size):
         return t.OFF_TICK
@@ -78,13 +78,12 @@ def submit(w: World, start: int, stop: int) -> None:
     p, s = w.parameters[0], w.state[0]
     for k in range(start, stop):
         c = w.commands[k]
-        if not c.is_cancel:
+        delay_ns = p.cancel_ns
+        if c.kind != CANCEL:
             refusal = refusal_of(w, c)
             if refusal != NULL:
-                say(w, t.REJECT, c.n, refusal)
+                say(w, t.REJECT if c.kind == CREATE else t.MODIFY_REJECT, c.n, refusal)
                 continue
-        delay_ns = p.cancel_ns
-        if not c.is_cancel:
             delay_ns = p.taker_ns if c.px == NULL else p.maker_ns
         if not delay_ns and s.now < s.venue_due:
             take(w, c)
@@ -131,16 +130,57 @@ def advance(w: World, until: int) -> None:
 def take(w: World, c: Any) -> None:
     """Let a command take effect."""
     s = w.state[0]
-    if c.is_cancel:
-        for k in range(s.resting):
-            if w.resting[k].n == c.n:
-                say(w, t.CANCEL, c.n, t.REQUESTED)
-                leave(w, k)
-                watch(w)
-                return
-        say(w, t.CANCEL_REJECT, c.n, t.NOT_OPEN)
-    else:
+    if c.kind == CREATE:
         create(w, c)
+        return
+    k = 0
+    while k < s.resting and w.resting[k].n != c.n:
+        k += 1
+    if k == s.resting:
+        late = c.kind == CANCEL
+        kind, reason = t.MODIFY_REJECT, t.NOT_ACTIVE
+        if late:
+            kind, reason = t.CANCEL_REJECT, t.NOT_OPEN
+        say(w, kind, c.n, reason)
+    elif c.kind == CANCEL:
+        say(w, t.CANCEL, c.n, t.REQUESTED)
+        leave(w, k)
+    else:
+        modify(w, k, c)
+    watch(w)
+
+
+@compiled
+def modify(w: World, k: int, c: Any) -> None:
+    """Move a resting order: it is lost if it would cross, and stands behind all others if not."""
+    s, r = w.state[0], w.resting[k]
+    opposite = s.ask if r.side == BUY else s.bid
+    if c.qty <= r.filled:
+        say(w, t.CANCEL, c.n, t.DONE_ALREADY)
+        leave(w, k)
+    elif opposite != NULL and r.side * (c.px - opposite) >= 0:
+        say(w, t.CANCEL, c.n, t.MOVED_ACROSS)
+        leave(w, k)
+    else:
+        r.px, r.total = c.px, c.qty
+        rest(w, r, c.qty - r.filled)
+        moved = s.resting
+        w.resting[moved] = r
+        s.resting += 1
+        leave(w, k)
+        say(w, t.MODIFY, c.n, NULL)
+        a = w.answers[s.answers_tail - 1]
+        a.px, a.qty = c.px, c.qty
+
+
+@compiled
+def rest(w: World, r: Any, leaves: int) -> None:
+    """Let an order rest with this much left, behind all others in the book of this instant."""
+    s = w.state[0]
+    r.leaves, r.ahead = leaves, 0
+    if w.parameters[0].fill_model == QUEUE:
+        best, size = (s.bid, s.bid_sz) if r.side == BUY else (s.ask, s.ask_sz)
+        r.ahead = shown(r.side, r.px, best, size)
 
 
 @compiled
@@ -158,24 +198,24 @@ def create(w: World, c: Any) -> None:
         say(w, t.REJECT, c.n, t.WOULD_CROSS)
     else:
         say(w, t.ACK, c.n, NULL)
-        if s.resting == len(w.resting):
+        if s.resting == len(w.resting) - 1:
             s.trouble = 1
             return
         r = w.resting[s.resting]
         s.resting += 1
         r.n, r.side, r.px, r.total, r.filled = c.n, c.side, c.px, c.qty, 0
-        r.expire_ts, r.leaves = c.expire_ts, c.qty
-        best, size = (s.bid, s.bid_sz) if c.side == BUY else (s.ask, s.ask_sz)
-        r.ahead = shown(c.side, c.px, best, size) if p.fill_model == QUEUE else 0
+        s.arrived += 1
+        r.expire_ts, r.arrived = c.expire_ts, s.arrived
+        rest(w, r, c.qty)
         watch(w)
 
 
 @compiled
 def leave(w: World, k: int) -> None:
-    """Take an order that ended out of the book."""
+    """Take an order out of its place in the book."""
     s = w.state[0]
-    for rest in range(k, s.resting - 1):
-        w.resting[rest] = w.resting[rest + 1]
+    for i in range(k, s.resting - 1):
+        w.resting[i] = w.resting[i + 1]
     s.resting -= 1
 
 
@@ -289,15 +329,18 @@ def fill_maker(w: World, k: int, qty: int) -> int:
 
 @compiled
 def expire(w: World) -> None:
-    """Expire what is due."""
+    """Expire what is due, in order of arrival."""
     s = w.state[0]
-    k = 0
-    while k < s.resting:
-        if w.resting[k].expire_ts <= s.now:
-            say(w, t.EXPIRE, w.resting[k].n, NULL)
-            leave(w, k)
-        else:
-            k += 1
+    while True:
+        first = -1
+        for k in range(s.resting):
+            r = w.resting[k]
+            if r.expire_ts <= s.now and (first < 0 or r.arrived < w.resting[first].arrived):
+                first = k
+        if first < 0:
+            break
+        say(w, t.EXPIRE, w.resting[first].n, NULL)
+        leave(w, first)
     watch(w)
 
 

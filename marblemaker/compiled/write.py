@@ -34,7 +34,8 @@ __all__ = ["Inputs", "Output"]
 _STATUS: Final = {
     word(state): status
     for state, status in {
-        "pending_new": "OPEN", "open": "OPEN", "pending_cancel": "OPEN", "filled": "FILLED",
+        "pending_new": "OPEN", "open": "OPEN", "pending_cancel": "OPEN", "pending_modify": "OPEN",
+        "filled": "FILLED",
         "cancelled": "CANCELED", "rejected": "REJECTED", "expired": "EXPIRED",
     }.items()
 }  # fmt: skip

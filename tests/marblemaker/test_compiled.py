@@ -174,7 +174,7 @@ def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
             "max_loss": draw(of(("off", "0.001"))), "max_notional": draw(of(("off", "15"))),
         },
         "orders": {
-            "replace": draw(of(("cancel_create", "keep"))),
+            "replace": draw(of(("cancel_create", "keep", "modify"))),
             "stop_timeout_secs": draw(of((10.0, 0.05))),
         },
         "venue": {
@@ -233,8 +233,6 @@ def test_both_engines_agree_on_longer_random_sessions(seed: int, tmp_path: Path)
     chosen = random_sections(seed)
     chosen["strategy"] = random_strategy(seed)
     chosen["venue"] |= {"volume_quota": "off", "transactions_per_minute": "off"}
-    if chosen["orders"]["replace"] == "modify":
-        chosen["orders"]["replace"] = "keep"
     walked = random_feeds(seed)
     trades = random_trades(seed, walked["target"])
     recording = write_recording(tmp_path / "recording", walked, {"trades": trades})
@@ -285,7 +283,6 @@ def _asked(**changes: Any) -> Asked:
          "several signals (signal.others)"),
         (_asked(settings=settings(strategy={"anchor_without_own": True})),
          "strategy.anchor_without_own"),
-        (_asked(settings=settings(orders={"replace": "modify"})), 'orders.replace "modify"'),
         (_asked(settings=settings(venue={"limits": "tier"})),
          "budgets (venue.limits, transactions_per_minute, volume_quota)"),
         (_asked(settings=settings(venue={"max_orders_per_market": 4})),
@@ -318,15 +315,22 @@ def test_only_with_fallback_the_other_engine_does_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording = write_recording(tmp_path / "recording", random_feeds(1, 50))
-    line = ["replay", str(recording), "--engine", "compiled", "--set", "orders.replace=modify"]
+    line = [
+        "replay",
+        str(recording),
+        "--engine",
+        "compiled",
+        "--set",
+        "strategy.anchor_without_own=true",
+    ]
 
     assert main([*line, "--out", str(tmp_path / "no")]) == 2
-    assert 'does not do orders.replace "modify"' in capsys.readouterr().err
+    assert "does not do strategy.anchor_without_own" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
     assert main([*line, "--out", str(tmp_path / "run"), "--fallback"]) == 0
     assert "this is --engine rx" in capsys.readouterr().err
-    replay(recording, settings(orders={"replace": "modify"}), tmp_path / "rx")
+    replay(recording, settings(strategy={"anchor_without_own": True}), tmp_path / "rx")
     assert differences(tmp_path / "rx", tmp_path / "run") == []
 
 
