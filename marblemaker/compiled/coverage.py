@@ -51,13 +51,6 @@ NOT_DONE: Final = (
         "budgets (venue.limits, transactions_per_minute, volume_quota)",
         lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",
     ),
-    NotDone(
-        "limits on live orders (venue.max_orders_per_market, max_orders_per_account)",
-        lambda a: (
-            a.settings.venue.max_orders_per_market is not None
-            or a.settings.venue.max_orders_per_account is not None
-        ),
-    ),
     NotDone("venue.latency of orders.in_flight_timeout_secs or longer", _late),
     NotDone("risk.kill_file", lambda a: a.settings.risk.kill_file is not None),
 )

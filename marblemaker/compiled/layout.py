@@ -67,6 +67,7 @@ PARAMETERS: Final = _record(
     "replaces expire_ns flatten stop_ns max_batch "
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
+    "live_in_account live_in_market "
     # whether the operators' outputs are wanted, and all that reach requote
     "traced states_traced "
     # how many rows of output lead back to who called
@@ -128,7 +129,7 @@ STATE: Final = _record(
     "position leaves_buy leaves_sell created working waiting commands moves batches stopping "
     "finished gave_up flattenings levels_assigned "
     # the venue
-    "bid ask bid_sz ask_sz trades arrived resting on_the_way next_expiry bid_low bid_high "
+    "bid ask bid_sz ask_sz trades arrived live resting on_the_way next_expiry bid_low bid_high "
     "ask_low ask_high queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
     # anomalies
     "late_cancels late_moves position_left left_working "

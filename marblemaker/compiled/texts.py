@@ -127,6 +127,8 @@ MAKER: Final = word("MAKER")
 TAKER: Final = word("TAKER")
 REQUESTED: Final = word("requested")
 NOT_OPEN: Final = word("21709 not open")
+TOO_MANY_IN_ACCOUNT: Final = word("21717 too many orders of the account")
+TOO_MANY_IN_MARKET: Final = word("21718 too many orders in the market")
 NOT_ACTIVE: Final = word("21715 not active")
 DONE_ALREADY: Final = word("modified to what has filled")
 MOVED_ACROSS: Final = word("canceled-post-only")
@@ -146,6 +148,7 @@ _SPELLED: Final = (
     "rejected", "expired", "ack", "reject", "fill", "cancel", "cancel_reject", "expire", "stop",
     "pending_modify", "modify", "modify_reject", "21715 not active",
     "modified to what has filled", "canceled-post-only",
+    "21717 too many orders of the account", "21718 too many orders in the market",
     "MAKER", "TAKER", "requested", "21709 not open", "21702 price off the tick",
     "21701 size off the lot", "21706 below the minimum base amount",
     "21706 below the minimum quote amount", "canceled-post-only: post-only would cross",

@@ -147,6 +147,8 @@ def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
         "taker_ns": latency.taker_ns,
         "maker_ppm": fees[0],
         "taker_ppm": fees[1],
+        "live_in_account": _or_off(settings.venue.max_orders_per_account),
+        "live_in_market": _or_off(settings.venue.max_orders_per_market),
         "min_base": built.instrument.min_base_amount,
         "min_quote": built.instrument.min_quote_amount,
     }

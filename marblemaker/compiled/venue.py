@@ -57,7 +57,7 @@ def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) 
 
 @compiled
 def refusal_of(w: World, c: Any) -> int:
-    """Why the API refuses a create or modify whatever the market does; ``NULL``: it does not."""
+    """Why the API refuses a create or modify; ``NULL``: it does not."""
     p = w.parameters[0]
     if c.px != NULL and (c.px <= 0 or c.px % p.tick_size):
         return t.OFF_TICK
@@ -69,6 +69,12 @@ def refusal_of(w: World, c: Any) -> int:
         return t.BELOW_BASE
     if below(c.px, c.qty, p.min_quote):
         return t.BELOW_QUOTE
+    if c.kind == CREATE:
+        live = w.state[0].live
+        if 0 <= p.live_in_account <= live:
+            return t.TOO_MANY_IN_ACCOUNT
+        if 0 <= p.live_in_market <= live:
+            return t.TOO_MANY_IN_MARKET
     return NULL
 
 
@@ -85,6 +91,8 @@ def submit(w: World, start: int, stop: int) -> None:
                 say(w, t.REJECT if c.kind == CREATE else t.MODIFY_REJECT, c.n, refusal)
                 continue
             delay_ns = p.taker_ns if c.px == NULL else p.maker_ns
+            # Live are those that rest and those on their way there.
+            s.live += c.kind == CREATE and c.px != NULL
         if not delay_ns and s.now < s.venue_due:
             take(w, c)
         else:
@@ -167,6 +175,7 @@ def modify(w: World, k: int, c: Any) -> None:
         moved = s.resting
         w.resting[moved] = r
         s.resting += 1
+        s.live += 1
         leave(w, k)
         say(w, t.MODIFY, c.n, NULL)
         a = w.answers[s.answers_tail - 1]
@@ -196,6 +205,7 @@ def create(w: World, c: Any) -> None:
         say_fill(w, c.n, opposite, c.qty, p.taker_ppm, t.TAKER)
     elif opposite != NULL and c.side * (c.px - opposite) >= 0:
         say(w, t.REJECT, c.n, t.WOULD_CROSS)
+        s.live -= 1
     else:
         say(w, t.ACK, c.n, NULL)
         if s.resting == len(w.resting) - 1:
@@ -217,6 +227,7 @@ def leave(w: World, k: int) -> None:
     for i in range(k, s.resting - 1):
         w.resting[i] = w.resting[i + 1]
     s.resting -= 1
+    s.live -= 1
 
 
 @compiled

@@ -181,6 +181,8 @@ def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
             "fill_model": draw(of(("touch", "cross", "queue"))),
             "latency": draw(of((0.0, "1ns", 100.0, "tier"))),
             "tier": draw(of(("standard", "premium"))),
+            "max_orders_per_market": draw(of(("off", 1))),
+            "max_orders_per_account": draw(of(("off", 2))),
         },
     }  # fmt: skip
 
@@ -285,8 +287,6 @@ def _asked(**changes: Any) -> Asked:
          "strategy.anchor_without_own"),
         (_asked(settings=settings(venue={"limits": "tier"})),
          "budgets (venue.limits, transactions_per_minute, volume_quota)"),
-        (_asked(settings=settings(venue={"max_orders_per_market": 4})),
-         "limits on live orders (venue.max_orders_per_market, max_orders_per_account)"),
         (_asked(settings=settings(venue={"latency": "5s"})),
          "venue.latency of orders.in_flight_timeout_secs or longer"),
         (_asked(settings=settings(risk={"kill_file": "k"})), "risk.kill_file"),
