@@ -163,11 +163,12 @@ class _Run:
             *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0
         )
         self._by_seq = recording.is_numbered(paths)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="marble-read")
         target = settings.target_instrument
         self._feeds = {
             name: Feed(
                 name, paths.get(name), target if name in ("target", "trades") else None,
-                texts.kills, by_seq=self._by_seq, batch_rows=batch_rows,
+                texts.kills, by_seq=self._by_seq, batch_rows=batch_rows, ahead=self._reader,
             )
             for name in MERGED
         }  # fmt: skip
@@ -183,6 +184,7 @@ class _Run:
         try:
             self._loop(progress)
         finally:
+            self._reader.shutdown(wait=True, cancel_futures=True)
             self._disk.shutdown(wait=True)
         loop_seconds = time.perf_counter() - started
         s = self._world[0]["state"][0]

@@ -16,6 +16,8 @@ __all__ = ["price"]
 NULL = t.NULL_WORD
 _FAR = 9e8
 """Prices beyond it, in quote currency, are more than the loop counts with."""
+_WORTH = 2e9
+"""So is a position of more than this, in quote currency."""
 
 
 @compiled
@@ -39,6 +41,9 @@ def price(w: World, i: int, j: int) -> None:
     d.inventory_shift = steps.inventory_shift(factor, s.net)
     d.shift = steps.total_shift(d.signal_shift, d.inventory_shift)
     d.qty = p.trade_size
+    if p.max_position / 1e9 * (anchor.level + abs(d.shift)) > _WORTH:
+        s.trouble = 2
+        return
     if p.ladder:
         price_levels(w, anchor)
     else:

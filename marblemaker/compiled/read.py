@@ -7,6 +7,7 @@ The loop merges the feeds as it goes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ __all__ = ["MAX_PX", "Feed", "kills_of"]
 MAX_PX: Final = 10**17
 """Highest price that the loop counts with, 1e-9: a hundred million of quote currency."""
 
+_MOST: Final = {
+    "seq": NULL_WORD - 1, "ts": 2**62, "ts_event": NULL_WORD - 1, "bid_px": MAX_PX,
+    "ask_px": MAX_PX, "px": MAX_PX, "bid_sz": 2**61, "ask_sz": 2**61, "qty": 2**61,
+}  # fmt: skip
+"""What fits 64 bits with all that is added to it, and is not taken for an absent number."""
 _DOES: Final = {"heartbeat": SIGN, "sibling": SIGN, "disconnect": DISCONNECT, "kill": KILL,
                 "release": KILL}  # fmt: skip
 _FEEDS: Final = {"signal": SIGNAL, "target": TARGET}
@@ -64,8 +70,9 @@ class Feed:
         *,
         by_seq: bool,
         batch_rows: int,
+        ahead: Executor,
     ) -> None:
-        """Open a file, or stand for one that is not there.
+        """Open a file, or stand for one that is not there; a batch is read ``ahead``.
 
         ``by_seq``: rows are merged by their ``seq``, else by ``ts``. ``kills``: the reasons of the
         texts of kill commands.
@@ -85,27 +92,36 @@ class Feed:
         """The same for the loop."""
         self.rows = 0
         """Rows read so far."""
+        self._ahead = ahead
+        self._next = ahead.submit(self._read)
 
     def read(self) -> bool:
         """Go on to the next batch; False at the end.
 
-        Errors: RecordingError for unsound rows, or prices beyond ``MAX_PX``.
+        Errors: RecordingError for unsound rows, or numbers beyond ``MAX_PX`` and the like.
         """
+        batch = self._next.result()
+        if batch is None:
+            return False
+        self.frame, self.columns = batch
+        self.rows += self.frame.height
+        self._next = self._ahead.submit(self._read)
+        return True
+
+    def _read(self) -> tuple[pl.DataFrame, AnyColumns] | None:
         frame = next(self._batches, None)
         if frame is None:
-            return False
-        for name in {"bid_px", "ask_px", "px"} & set(frame.columns):
-            highest = frame[name].max()
-            if isinstance(highest, int) and highest > MAX_PX:
+            return None
+        for name, most in _MOST.items():
+            highest = frame[name].max() if name in frame.columns else None
+            if isinstance(highest, int) and highest > most:
                 raise RecordingError(
-                    f"{self._path}: {name} goes up to {highest}, --engine compiled counts with "
-                    f"prices up to {MAX_PX} (1e-9); use --engine rx"
+                    f"{self._path}: {name} goes up to {highest}, --engine compiled counts up to "
+                    f"{most} there; use --engine rx"
                 )
         ts = _integers(frame["ts"])
         key = _integers(frame["seq"].cast(pl.Int64)) if self._by_seq else ts
-        self.frame, self.columns = frame, self._columns(frame, key, ts)
-        self.rows += frame.height
-        return True
+        return frame, self._columns(frame, key, ts)
 
     def _columns(
         self, frame: pl.DataFrame, key: NDArray[np.int64], ts: NDArray[np.int64]

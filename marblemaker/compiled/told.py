@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from marblemaker.calendar import opens_ns
 from marblemaker.compiled.layout import FEED_PARAMETERS, MOST_ROWS, PARAMETERS, SIGNAL, TARGET
-from marblemaker.settings import Settings
+from marblemaker.settings import Settings, SettingsError
 from marblemaker.wiring import latency_of, parameters_of, replace_policy_of
 from operators.quoting import Guards, Parameters
 from sinks.simulated import TIER_FEES_PPM
@@ -26,6 +26,8 @@ OUTSIDE: Final = {"withdraw": 0, "widen": 1, "target_only": 2}
 REPLACES: Final = {"cancel_create": 0, "keep": 1, "cancel_all": 2, "modify": 3}
 FILL_MODELS: Final = {"touch": 0, "cross": 1, "queue": 2}
 _BATCH: Final = 15
+_MOST: Final = 2**61
+"""What fits 64 bits with all that is added to it."""
 
 
 class Told(NamedTuple):
@@ -80,6 +82,7 @@ def told(settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int
         **_venue(settings, built),
     }
     for name, value in values.items():
+        _check(name, value)
         p[0][name] = value
     session = baseline == "session"
     span = manifest.first_ts or 0, manifest.last_ts or 0
@@ -89,6 +92,14 @@ def told(settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int
         edges=np.array([] if schedule is None else schedule.edges, np.int64),
         opens=np.array(opens_ns(*span) if session else [], np.int64),
     )
+
+
+def _check(name: str, value: Any) -> None:
+    if isinstance(value, int) and value > _MOST:
+        raise SettingsError(
+            f"--engine compiled counts up to {_MOST} in settings (sizes 1e-9, times in ns), "
+            f"{name} is {value}; use --engine rx"
+        )
 
 
 def _or_off(value: int | None) -> int:
@@ -155,6 +166,12 @@ def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
 
 
 def _feeds(g: Guards) -> NDArray[Any]:
+    for name in (
+        "max_signal_age_ns", "max_quiet_signal_age_ns", "max_signal_age_outside_ns",
+        "max_target_age_ns", "dead_ns", "frozen_ns", "collar_confirm_ns", "split_break_ns",
+        "max_ahead_ns", "max_signal_behind_ns", "max_target_behind_ns",
+    ):  # fmt: skip
+        _check(name, getattr(g, name))
     feeds = np.zeros(2, FEED_PARAMETERS)
     for source, behind, age in (
         (SIGNAL, g.max_signal_behind_ns, g.max_signal_age_ns),
