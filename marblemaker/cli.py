@@ -123,7 +123,12 @@ def parser() -> argparse.ArgumentParser:
         "--engine",
         choices=("rx", "compiled"),
         default="rx",
-        help="rx: the reactive graph (compiled: not in this version)",
+        help="rx: the reactive graph; compiled: the same decisions from one compiled loop",
+    )
+    replay.add_argument(
+        "--fallback",
+        action="store_true",
+        help="with --engine compiled: use rx for what the compiled engine does not do",
     )
     replay.add_argument(
         "--venue",
@@ -275,10 +280,9 @@ def _replay(arguments: argparse.Namespace, console: Console, *, report: bool = F
     from marblemaker.replay import ReplayError, replay, replay_together
     from marblemaker.strict import StrictError
 
-    if arguments.engine == "compiled":
-        raise SettingsError("--engine compiled is not part of this version; use --engine rx")
     sources = _parts(arguments.recording)
     settings = [_settings(arguments, source) for source in sources]
+    compiled = arguments.engine == "compiled" and _compiles(arguments, sources, settings, console)
     name = arguments.recording[0].resolve().name
     out: Path = arguments.out if arguments.out is not None else Path("runs") / name
     together = len(sources) > 1 or sources != arguments.recording
@@ -291,7 +295,13 @@ def _replay(arguments: argparse.Namespace, console: Console, *, report: bool = F
     }
     try:
         with console.progress(f"replay {name}") as progress:
-            if together:
+            if compiled:
+                from marblemaker.compiled.engine import replay_compiled
+
+                summary = replay_compiled(
+                    sources[0], settings[0], out, progress=progress, note=console.note, **options
+                )
+            elif together:
                 summary = replay_together(sources, settings, out, progress=progress, **options)
             else:
                 summary = replay(sources[0], settings[0], out, progress=progress, **options)
@@ -317,6 +327,29 @@ def _replay(arguments: argparse.Namespace, console: Console, *, report: bool = F
         lines.append(f"  report     {summary['report']}")
     console.result(summary, lines)
     return DONE
+
+
+def _compiles(
+    arguments: argparse.Namespace, sources: list[Path], settings: list[Settings], console: Console
+) -> bool:
+    """Tell whether the compiled engine does this, or is to be left for the other one.
+
+    Errors: SettingsError that names what it does not do, without ``--fallback``.
+    """
+    from marblemaker.compiled.coverage import Asked, not_done, refuse_what_is_not_done
+    from marblemaker.replay import takes_recorded
+    from streams.recording import Recording
+
+    recordings = [Recording(source, read_manifest(source)) for source in sources]
+    recorded = takes_recorded(recordings, arguments.venue)
+    bounds = arguments.fills == "bounds"
+    asked = Asked(recordings, settings[0], recorded, bounds, arguments.strict)
+    if not arguments.fallback:
+        refuse_what_is_not_done(asked)
+    found = not_done(asked)
+    if found:
+        console.note(f"--engine compiled does not do {'; nor '.join(found)}: this is --engine rx")
+    return not found
 
 
 def _parts(folders: list[Path]) -> list[Path]:
@@ -353,6 +386,7 @@ def _kill(arguments: argparse.Namespace, console: Console) -> int:
 def _demo(arguments: argparse.Namespace, console: Console) -> int:
     arguments.recording = [BUNDLED]
     arguments.engine, arguments.venue, arguments.overwrite = "rx", None, True
+    arguments.fallback = False
     arguments.fills, arguments.strict, arguments.trace = None, False, True
     return _replay(arguments, console, report=True)
 

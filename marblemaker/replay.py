@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -60,7 +60,10 @@ from streams.recording import (
     write_manifest,
 )
 
-__all__ = ["Progress", "ReplayError", "new_folder", "replay", "replay_together"]
+__all__ = [
+    "Progress", "ReplayError", "manifest_of", "new_folder", "new_run", "replay", "replay_together",
+    "summary_of", "takes_recorded",
+]  # fmt: skip
 
 
 class ReplayError(RuntimeError):
@@ -147,13 +150,13 @@ def replay(
     """
     recording = Recording.open(source)
     shared = recording.manifest.sources.get("account", {}).get("shared_with")
-    recorded = _recorded([recording], venue)
+    recorded = takes_recorded([recording], venue)
     if recorded and shared and budget_of(settings) is not None:
         raise RecordingError(
             f"{source} shared its account's budget with {', '.join(shared)}: its decisions depend "
             f"on theirs. Replay the folder that holds them all, or use --venue simulated"
         )
-    with _new_run(out, [source], overwrite=overwrite) as folder, _strictly(strict, progress):
+    with new_run(out, [source], overwrite=overwrite) as folder, _strictly(strict, progress):
         run = _Run([recording], [settings], [folder], recorded=recorded, bounds=bounds, trace=trace)
         (summary,) = run.complete(batch_rows, progress)
     return summary
@@ -187,8 +190,8 @@ def replay_together(
         raise RecordingError(
             f"the recordings quote {', '.join(names)}: each market may occur once; leave one out"
         )
-    recorded = _recorded(recordings, venue)
-    with _new_run(out, sources, overwrite=overwrite) as folder, _strictly(strict, progress):
+    recorded = takes_recorded(recordings, venue)
+    with new_run(out, sources, overwrite=overwrite) as folder, _strictly(strict, progress):
         folders = [folder / name for name in names]
         for one in folders:
             one.mkdir()
@@ -213,7 +216,11 @@ def _digest_of(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _recorded(recordings: Sequence[Recording], venue: str | None) -> bool:
+def takes_recorded(recordings: Sequence[Recording], venue: str | None) -> bool:
+    """Tell whether the venue's recorded answers are taken as inputs.
+
+    Errors: RecordingError if they are asked for and there are none.
+    """
     recorded = all(r.has_answers for r in recordings) if venue is None else venue == "recorded"
     for recording in recordings:
         if recorded and not recording.has_answers:
@@ -225,7 +232,8 @@ def _recorded(recordings: Sequence[Recording], venue: str | None) -> bool:
 
 
 @contextmanager
-def _new_run(out: Path, sources: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+def new_run(out: Path, sources: Sequence[Path], *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to fill with a replay of ``sources``; see ``new_folder``."""
     for source in sources:
         if out.exists() and out.resolve() == source.resolve():
             raise RecordingError(f"{out} is the recording itself; give the run a folder of its own")
@@ -426,8 +434,22 @@ class _Run:
             self._disk.shutdown(wait=True)
         summaries = []
         for market, files in zip(self.markets, entries, strict=True):
-            manifest = self._manifest(market, files)
-            summary = self._summary(market, manifest)
+            others = [other.target.id for other in self.markets if other is not market]
+            manifest = manifest_of(market.recording, market.settings, files, others)
+            sink = market.sink
+            summary = summary_of(
+                manifest,
+                market.settings,
+                market.journal,
+                recorded=self.recorded,
+                mark=market.mark,
+                ties=market.recording.ties,
+                anomalies=sink.orders.anomalies,
+                left_working=[order.n for order in sink.orders.working.values()],
+                pnl_tick_value=market.view().pnl_tick_value,
+                bounds=self._bounds_of(market),
+                budget=self._budget_summary(),
+            )
             summary["markouts"] = markouts(market.folder)
             seconds = time.perf_counter() - started
             summary["seconds"] = round(seconds, 3)
@@ -517,60 +539,6 @@ class _Run:
             for market in self.markets
         ]
 
-    def _manifest(self, market: _MarketRun, files: dict[str, FileEntry]) -> Manifest:
-        of = market.recording.manifest
-        sources: dict[str, dict[str, Any]] = {
-            "recording": {"name": market.recording.folder.resolve().name, "mode": of.mode}
-        }
-        for feed, told in of.sources.items():
-            if "schema" in told:
-                sources[feed] = {"schema": told["schema"]}
-        others = [other.target.id for other in self.markets if other is not market]
-        if others:
-            sources["account"] = {"shared_with": others}
-        return Manifest(
-            mode="replay",
-            instruments=instruments_of(market.settings),
-            settings=as_used(market.settings),
-            sources=sources,
-            versions=versions(),
-            files=files,
-        )
-
-    def _summary(self, market: _MarketRun, manifest: Manifest) -> dict[str, Any]:
-        journal, ledger, settings = market.journal, market.journal.ledger, market.settings
-        counts = journal.counts
-        orders = {
-            name.removeprefix("orders "): n for name, n in sorted(counts.items()) if " " in name
-        }
-        view = market.view()
-        return {
-            "mode": "replay",
-            "venue": "recorded" if self.recorded else "simulated",
-            "preset": settings.strategy.preset,
-            "signal": settings.signal.instrument,
-            "target": settings.target.instrument,
-            "fill_model": None if self.recorded else settings.venue.fill_model,
-            "inputs": {
-                name: manifest.files[name].rows for name in (*FILES,) if name in manifest.files
-            },
-            "first_ts": manifest.first_ts,
-            "last_ts": manifest.last_ts,
-            "ties": market.recording.ties,
-            "decisions": {name: n for name, n in sorted(counts.items()) if " " not in name},
-            "reasons": dict(sorted(journal.reasons.items())),
-            "orders": {"total": sum(orders.values()), **orders},
-            "fills": {"total": sum(ledger.fills.values()), **dict(sorted(ledger.fills.items()))},
-            **_money(ledger, market.mark),
-            "pnl_tick_value": view.pnl_tick_value if settings.strategy.preset == "ladder" else None,
-            "bounds": self._bounds_of(market),
-            "budget": self._budget_summary(),
-            "anomalies": {what: n for what, n in sorted(market.sink.orders.anomalies.items()) if n},
-            "left_working": [order.n for order in market.sink.orders.working.values()],
-            "ended": "complete",
-            "digest": journal.digest(),
-        }
-
     def _bounds_of(self, market: _MarketRun) -> dict[str, Any] | None:
         if not self._bounds or not isinstance(market.venue, SimulatedVenue):
             return None
@@ -604,6 +572,78 @@ class _Run:
                 None if told is None or told.gone_ns is None else iso(told.gone_ns)
             ),
         }
+
+
+def manifest_of(
+    recording: Recording,
+    settings: Settings,
+    files: dict[str, FileEntry],
+    others: Sequence[str] = (),
+) -> Manifest:
+    """The manifest of a replay's run folder; ``others``: markets that shared its account."""
+    of = recording.manifest
+    sources: dict[str, dict[str, Any]] = {
+        "recording": {"name": recording.folder.resolve().name, "mode": of.mode}
+    }
+    for feed, told in of.sources.items():
+        if "schema" in told:
+            sources[feed] = {"schema": told["schema"]}
+    if others:
+        sources["account"] = {"shared_with": list(others)}
+    return Manifest(
+        mode="replay",
+        instruments=instruments_of(settings),
+        settings=as_used(settings),
+        sources=sources,
+        versions=versions(),
+        files=files,
+    )
+
+
+def summary_of(
+    manifest: Manifest,
+    settings: Settings,
+    journal: Journal,
+    *,
+    recorded: bool,
+    mark: int | None,
+    ties: int,
+    anomalies: Mapping[str, int],
+    left_working: Sequence[int],
+    pnl_tick_value: float | None = None,
+    bounds: dict[str, Any] | None = None,
+    budget: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What ``summary.json`` says of one market, but for markouts and speed; the journal is closed.
+
+    ``mark``: the target's last mid, 1e-9.
+    """
+    ledger, counts = journal.ledger, journal.counts
+    orders = {name.removeprefix("orders "): n for name, n in sorted(counts.items()) if " " in name}
+    return {
+        "mode": "replay",
+        "venue": "recorded" if recorded else "simulated",
+        "preset": settings.strategy.preset,
+        "signal": settings.signal.instrument,
+        "target": settings.target.instrument,
+        "fill_model": None if recorded else settings.venue.fill_model,
+        "inputs": {name: manifest.files[name].rows for name in FILES if name in manifest.files},
+        "first_ts": manifest.first_ts,
+        "last_ts": manifest.last_ts,
+        "ties": ties,
+        "decisions": {name: n for name, n in sorted(counts.items()) if " " not in name},
+        "reasons": dict(sorted(journal.reasons.items())),
+        "orders": {"total": sum(orders.values()), **orders},
+        "fills": {"total": sum(ledger.fills.values()), **dict(sorted(ledger.fills.items()))},
+        **_money(ledger, mark),
+        "pnl_tick_value": pnl_tick_value if settings.strategy.preset == "ladder" else None,
+        "bounds": bounds,
+        "budget": budget,
+        "anomalies": {what: n for what, n in sorted(anomalies.items()) if n},
+        "left_working": list(left_working),
+        "ended": "complete",
+        "digest": journal.digest(),
+    }
 
 
 def _money(ledger: Ledger, mark: int | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -264,6 +264,18 @@ class _Stage:
 
 _SEGMENT_ROWS: Final = 65_536
 
+
+class Rows(Protocol):
+    """A table of words: a line a field, a column a value; see ``marblemaker.digest.Packed``."""
+
+    words: NDArray[np.uint64]
+    widths: NDArray[np.int64]
+    height: int
+
+    def value(self, row: int) -> Any:
+        """A value in plain dictionaries and lists: for its texts."""
+
+
 _Told = TypeVar("_Told", Decision, OrderUpdate)
 
 
@@ -336,6 +348,36 @@ class Trace:
 
         return write
 
+    # ------------------------------------------------------------ engines that put out words
+
+    def learn(self, texts: Mapping[int, str]) -> None:
+        """Know texts by their words (``marblemaker.digest.fnv1a``)."""
+        self._texts.update(texts)
+
+    def take_rows(self, feeds: Sequence[Rows], states: Rows, decisions: Rows) -> None:
+        """Take the outputs of the signal and the target, what reached requote, and decisions.
+
+        The texts of their words must be known; the same as what the taps are told.
+        """
+        for stage, rows in zip(self._feeds, feeds, strict=True):
+            if rows.height:
+                self._take_feed(stage, rows)
+        if states.height:
+            self._take_states(states)
+        if decisions.height:
+            self._take_decisions(decisions)
+
+    def take_frames(
+        self, wanted: Rows, wanted_frame: pl.DataFrame, orders: Rows, orders_frame: pl.DataFrame
+    ) -> None:
+        """Take what requote let through and the changes of our orders, as words and as columns."""
+        if wanted.height:
+            self._digest_wanted(wanted)
+            self._wanted.write(wanted_frame.to_dict())
+        if orders.height:
+            self._digest_orders(orders)
+            self._orders.write(orders_frame.to_dict())
+
     # ------------------------------------------------------------ inputs
 
     def inputs(self, name: str, rows: pl.DataFrame) -> None:
@@ -347,7 +389,7 @@ class Trace:
 
     # ------------------------------------------------------------ stages
 
-    def _take_feed(self, stage: _Stage, packed: Packed) -> None:
+    def _take_feed(self, stage: _Stage, packed: Rows) -> None:
         """A signal's or the target's chain: values, and refusals by who refused."""
         words, widths, name = packed.words, packed.widths, stage.name
         first = 0
@@ -389,7 +431,7 @@ class Trace:
         columns |= _refused_columns(height, refusals, by, reason, words[8:10, refusals])
         stage.write(columns)
 
-    def _take_states(self, packed: Packed) -> None:
+    def _take_states(self, packed: Rows) -> None:
         """What reaches requote altered or refused: pairs, and refusals by who refused."""
         words, widths, height = packed.words, packed.widths, packed.height
         second = np.where(widths >= _REFUSAL + _ANCHOR, _REFUSAL, _RESIDUAL)
@@ -437,22 +479,28 @@ class Trace:
         )
 
     def _take_wanted(self, packed: Packed) -> None:
+        self._digest_wanted(packed)
+        self._write_rows(self._wanted, packed, Decision)
+
+    def _digest_wanted(self, packed: Rows) -> None:
         words = packed.words
         seqs, times = words[_D["seq"]], words[_D["ts"]].view(np.int64)
         for operator, columns in _WANTED.items():
             self._digest(operator, words, columns, seqs, times)
-        self._write_rows(self._wanted, packed, Decision)
 
-    def _take_decisions(self, packed: Packed) -> None:
+    def _take_decisions(self, packed: Rows) -> None:
         words = packed.words
         seqs, times = words[_D["seq"]], words[_D["ts"]].view(np.int64)
         self._digest("throttle", words, range(len(_D)), seqs, times)
 
     def _take_orders(self, packed: Packed) -> None:
+        self._digest_orders(packed)
+        self._write_rows(self._orders, packed, OrderUpdate)
+
+    def _digest_orders(self, packed: Rows) -> None:
         words = packed.words
         # They are no inputs and have no sequence number; n stands for it.
         self._digest("order_sink", words, range(len(words)), words[1], words[0].view(np.int64))
-        self._write_rows(self._orders, packed, OrderUpdate)
 
     @staticmethod
     def _write_rows(stage: _Stage, packed: Packed, kind: type[_Told]) -> None:
@@ -473,7 +521,7 @@ class Trace:
                 rolling = self._rolling[operator] = Rolling(every)
             rolling.take(words, rows, np.array(list(lines), np.int64), seqs, times)
 
-    def _text(self, packed: Packed, row: int, line: int, field: int, part: int = 0) -> str:
+    def _text(self, packed: Rows, row: int, line: int, field: int, part: int = 0) -> str:
         """The text of a refusal behind a word; each is read once."""
         word = int(packed.words[line, row])
         text = self._texts.get(word)

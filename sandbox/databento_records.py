@@ -241,7 +241,7 @@ def _whole_units(frame: pl.DataFrame, size: str, price: str) -> npt.NDArray[np.u
     ).to_series()
     bad = (units % UNIT != 0) | (units // UNIT > _MAX_U32)
     if bad.any():
-        at = bad.arg_max()
+        at = int(bad.arg_max() or 0)
         raise ValueError(
             f"quote {at} (counted from 0): {size} = {units[at]} of 1e-9, Databento's sizes are "
             f"whole units below 2**32; serve quotes that came from Databento"

@@ -64,6 +64,7 @@ DECISIONS_SCHEMA: Final = pl.Schema(
 """``decisions.parquet``: the fields of ``streams.events.Decision``, in their order."""
 
 _FLUSH_ROWS: Final = 16_384
+_SIDES: Final = {name: side for side, name in SIDE_NAMES.items()}
 
 
 class Digest:
@@ -169,6 +170,13 @@ class _Table:
         if len(self._rows) >= _FLUSH_ROWS:
             self.flush()
 
+    def append(self, batch: pl.DataFrame) -> None:
+        """Add rows that are in columns already, in the schema's order."""
+        self.flush()
+        if self.digest is not None:
+            self.digest.update(batch)
+        self._writer.append(batch)
+
     def flush(self) -> None:
         if not self._rows:
             return
@@ -180,9 +188,7 @@ class _Table:
             ]
         )
         self._rows.clear()
-        if self.digest is not None:
-            self.digest.update(batch)
-        self._writer.append(batch)
+        self.append(batch)
 
     def close(self) -> FileEntry:
         self.flush()
@@ -238,6 +244,32 @@ class Journal:
         """Log an answer of the venue: an input."""
         if self._account is not None:
             self._account.add(astuple(event))
+
+    def append(
+        self, *, decisions: pl.DataFrame, orders: pl.DataFrame, fills: pl.DataFrame,
+        account: pl.DataFrame,
+    ) -> None:  # fmt: skip
+        """Log what an engine has in columns already; the same as one by one.
+
+        ``orders`` are those that nothing can change any more, by number without a gap.
+        """
+        for action, n in decisions["action"].value_counts().iter_rows():
+            self.counts[action] += n
+        self.unmoved += int(decisions["unmoved"].sum())
+        told = decisions.filter(pl.col("reason") != "").group_by("action", "reason").len()
+        for action, reason, n in told.iter_rows():
+            self.reasons[f"{action}: {reason}"] += n
+        for status, n in orders["status"].value_counts().iter_rows():
+            self.counts[f"orders {status}"] += n
+        for _, _, side, px, qty, liquidity, fee in fills.iter_rows():
+            self.ledger.take(_SIDES[side], px, qty, fee, liquidity)
+        assert self._account is not None
+        for table, batch in (
+            (self._decisions, decisions), (self._orders, orders), (self._fills, fills),
+            (self._account, account),
+        ):  # fmt: skip
+            if batch.height:
+                table.append(batch)
 
     def flush(self) -> None:
         """Put on disk what is buffered, so that it outlives the process.

@@ -21,7 +21,7 @@ from sinks.orders import QUERIED
 from sinks.venue import Cancel, Command, Create, Modify, Query
 from streams.clock import NEVER
 from streams.events import BUY, AccountEvent, AccountKind, Trade
-from streams.instrument import UNIT, Instrument
+from streams.instrument import UNIT, Instrument, fee_in_parts
 
 __all__ = [
     "REMEMBERED_ORDERS",
@@ -96,7 +96,7 @@ class _Compared(Struct):
 
 def fee_of(px: int, qty: int, fee_ppm: int) -> int:
     """Fee of a fill in 1e-9 quote currency, rounded up: the venue never rounds in our favour."""
-    return int(-(-px * qty * fee_ppm // (UNIT * 1_000_000)))
+    return fee_in_parts(px, qty, fee_ppm)
 
 
 class SimulatedVenue:

@@ -11,17 +11,20 @@ __all__ = [
     "UNIT_DECIMALS",
     "Instrument",
     "ceil_ticks",
+    "fee_in_parts",
     "floor_ticks",
     "format_units",
     "marked_pnl",
     "may_buy",
     "may_sell",
+    "pnl_in_parts",
     "round_ticks",
     "to_units",
+    "value_parts",
 ]
 
 UNIT_DECIMALS = 9
-UNIT = 10**UNIT_DECIMALS
+UNIT: int = 10**UNIT_DECIMALS
 """Prices and sizes are integers of 1e-9, Databento's fixed point."""
 
 _MAX = 2**63 - 1
@@ -112,12 +115,43 @@ def may_sell(exposure: int, size: int, limit: int) -> bool:
     return exposure - size >= -limit
 
 
-def marked_pnl(cash: int, fees: int, position: int, mark: int) -> int:
+def value_parts(px: int, qty: int) -> tuple[int, int]:
+    """px × qty in 1e-9 quote currency, rounded down, and the rest in 1e-18; a step.
+
+    In parts, because the whole product does not fit 64 bits. Units: 1e-9; ``qty`` may be negative.
+    """
+    whole, part = qty // UNIT, qty % UNIT
+    rest = part * (px % UNIT)
+    return whole * px + part * (px // UNIT) + rest // UNIT, rest % UNIT
+
+
+def pnl_in_parts(cash: int, cash_rest: int, fees: int, position: int, mark: int) -> int:
     """Profit after fees with the position valued at ``mark``, rounded down; a step.
+
+    Units: 1e-9 quote currency, ``cash_rest`` 1e-18 beside ``cash``; position 1e-9 base units.
+    """
+    value, rest = value_parts(mark, position)
+    return cash + value + (cash_rest + rest) // UNIT - fees
+
+
+def marked_pnl(cash: int, fees: int, position: int, mark: int) -> int:
+    """Profit after fees with the position valued at ``mark``, rounded down.
 
     Units: cash 1e-18 quote currency; fees, mark and the result 1e-9; position 1e-9 base units.
     """
-    return int((cash + position * mark) // UNIT - fees)
+    return pnl_in_parts(cash // UNIT, cash % UNIT, fees, position, mark)
+
+
+def fee_in_parts(px: int, qty: int, fee_ppm: int) -> int:
+    """Fee of a fill, rounded up; a step.
+
+    Units: 1e-9, the fee in millionths of the value.
+    """
+    value, rest = value_parts(px, qty)
+    part = value % 1_000_000 * fee_ppm
+    large = value // 1_000_000 * fee_ppm + part // 1_000_000
+    small = part % 1_000_000 * UNIT + rest * fee_ppm
+    return large - -small // (UNIT * 1_000_000)
 
 
 class Instrument(Struct, frozen=True, kw_only=True):

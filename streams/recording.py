@@ -46,6 +46,7 @@ __all__ = [
     "checked_rows",
     "did_you_mean",
     "file_entry",
+    "lazy_rows",
     "merged_inputs",
     "read_manifest",
     "rows_of",
@@ -526,6 +527,14 @@ def checked_rows(
     """
     layout, checker = _LAYOUTS.get(name, _QUOTES), _CHECKERS.get(name, QuoteChecker)
     return _checked(path, layout, checker(path, instrument), batch_rows)
+
+
+def lazy_rows(name: str, path: Path) -> pl.LazyFrame:
+    """The rows of ``checked_rows``, not read yet and not checked.
+
+    Errors: RecordingError naming the column.
+    """
+    return _as_rows(scan_frames(path), path, _LAYOUTS.get(name, _QUOTES))
 
 
 def _checked(

@@ -24,6 +24,11 @@ class Schedule:
             raise ValueError("sessions must be ascending, not empty, and must not overlap")
         self._edges = edges
 
+    @property
+    def edges(self) -> Sequence[int]:
+        """Opens and closes by turns, ascending, ns."""
+        return self._edges
+
     def is_open(self, ts: int) -> bool:
         """Tell whether ``ts`` is in a session."""
         return bisect_right(self._edges, ts) % 2 == 1

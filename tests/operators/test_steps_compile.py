@@ -26,7 +26,7 @@ from operators.mid import mid_price, mid_price_1e16
 from operators.requote import moved, widened_bps
 from operators.residual import ewma_of, ewma_weight, residual_of
 from operators.skew import inventory_shift, signal_shift, total_shift
-from operators.throttle import release_ns
+from operators.throttle import levels_through, release_ns
 from operators.tick_ladder import (
     edge,
     half_spread_px,
@@ -38,12 +38,16 @@ from operators.tick_ladder import (
 from operators.weighted import weighted_sum
 from operators.without_own import others_size
 from streams.instrument import (
+    UNIT,
     ceil_ticks,
+    fee_in_parts,
     floor_ticks,
     marked_pnl,
     may_buy,
     may_sell,
+    pnl_in_parts,
     round_ticks,
+    value_parts,
 )
 
 numba = pytest.importorskip("numba", reason="numba is not installed: pip install marblemaker[dev]")
@@ -56,6 +60,7 @@ ROWS = 4_000
 numba.extending.register_jitable(round_ticks)
 numba.extending.register_jitable(edge)
 numba.extending.register_jitable(jump_bps)
+numba.extending.register_jitable(value_parts)
 
 Arguments = tuple[Any, ...]
 Draw = Callable[[random.Random], Arguments]
@@ -163,11 +168,18 @@ def _notional_limit(source: random.Random) -> Arguments:
 
 
 def _pnl(source: random.Random) -> Arguments:
-    # Cash is in 1e-18, so what is compiled holds no more than some nine units of it.
-    mark = _px(source)
-    position = source.randrange(-(2**61) // mark, 2**61 // mark + 1)
-    cash = source.choice((-position * mark, source.randrange(-(2**61), 2**61)))
-    return cash, _size(source), position, mark
+    mark, position = _px(source), source.randrange(-(10**12), 10**12)
+    cash = source.choice((-position * mark, source.randrange(-(10**27), 10**27)))
+    return cash // UNIT, cash % UNIT, _size(source), position, mark
+
+
+def _through(source: random.Random) -> Arguments:
+    side, px = source.choice((1, -1)), _px(source)
+    return side, px, source.choice((0, 10**6)), source.randrange(0, 5), px / 1e9 + _double(source)
+
+
+def _fee(source: random.Random) -> Arguments:
+    return _px(source), source.randrange(1, 10**12), source.choice((0, 1, 40, 50, 280))
 
 
 def _skew(source: random.Random) -> Arguments:
@@ -244,14 +256,16 @@ STEPS: Sequence[tuple[Callable[..., Any], Draw]] = (
     (seconds_ahead, lambda s: (s.randrange(2**61), s.randrange(2**61))),
     (is_frozen, lambda s: (_near(s, 60 * 10**9), 60 * 10**9)),
     (jump_bps, lambda s: (_mid(s), _mid(s))),
-    (believed, _believed),
     (split_of, _split),
     (life, _life),
     (age_limit_ns, lambda s: (s.random() < 0.5, s.randrange(2**61), s.randrange(2**61))),
     (basis_bps, lambda s: (_mid(s), _mid(s))),
     (notional, lambda s: (_size(s), s.randrange(0, 9 * 10**14))),
     (position_limit, _notional_limit),
-    (marked_pnl, _pnl),
+    (pnl_in_parts, _pnl),
+    (fee_in_parts, _fee),
+    (believed, _believed),
+    (levels_through, _through),
     (others_size, lambda s: (s.randrange(0, 10), s.choice((0, s.randrange(2**61), 5)))),
     (weighted_sum, lambda s: (_doubles(3)(s), _doubles(3)(s))),
     (widening, _widening),
@@ -273,6 +287,19 @@ STEPS: Sequence[tuple[Callable[..., Any], Draw]] = (
         lambda s: (s.choice((1, -1)), _size(s), s.randrange(1, 10**12), s.randrange(10**13)),
     ),
 )  # fmt: skip
+
+
+def test_money_in_parts_is_what_the_whole_numbers_make() -> None:
+    source = random.Random(3)
+    for _ in range(ROWS):
+        px, qty, ppm = _fee(source)
+        for size in (qty, -qty):
+            whole, rest = value_parts(px, size)
+            assert whole * UNIT + rest == px * size
+            assert 0 <= rest < UNIT
+        assert fee_in_parts(px, qty, ppm) == -(-px * qty * ppm // (UNIT * 1_000_000))
+        cash, fees = source.randrange(-(10**30), 10**30), _size(source)
+        assert marked_pnl(cash, fees, -qty, px) == (cash - qty * px) // UNIT - fees
 
 
 def _bits(value: Any) -> tuple[Any, ...]:
@@ -301,7 +328,11 @@ def test_a_compiled_step_gives_the_same_bits_as_the_python_function(
 
     for arguments in _rows(step, draw):
         expected = step(*arguments)
-        assert _bits(compiled(*arguments)) == _bits(expected), arguments
+        found = compiled(*arguments)
+        if isinstance(expected, tuple):
+            assert list(map(_bits, found)) == list(map(_bits, expected)), arguments
+        else:
+            assert _bits(found) == _bits(expected), arguments
         results.add(expected)
 
     assert len(compiled.nopython_signatures) == 1, "one signature serves every row"
@@ -331,4 +362,5 @@ def test_every_function_that_calls_itself_a_step_is_tried_here() -> None:
     }
 
     assert len(claimed) > 30
-    assert claimed <= tried
+    # This one gives two numbers, and is tried below by what it means.
+    assert claimed <= tried | {"value_parts"}

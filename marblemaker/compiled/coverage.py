@@ -1,0 +1,75 @@
+"""Coverage: what the compiled engine does not do, in one table.
+
+``docs/compiled.md`` repeats it. Whatever is not in the table is done, and done equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from marblemaker.settings import Settings, SettingsError
+from marblemaker.wiring import budget_of, latency_of
+from streams.recording import Recording
+
+__all__ = ["NOT_DONE", "Asked", "NotDone", "not_done", "refuse_what_is_not_done"]
+
+
+class Asked(NamedTuple):
+    """What a replay was asked for."""
+
+    recordings: list[Recording]
+    settings: Settings
+    recorded: bool
+    bounds: bool
+    strict: bool
+
+
+class NotDone(NamedTuple):
+    """One thing that the compiled engine refuses."""
+
+    what: str
+    """By name, as the error and the documentation have it."""
+    asked: Callable[[Asked], bool]
+
+
+def _late(asked: Asked) -> bool:
+    """Answers later than the sink waits for: it would ask the venue what became of its orders."""
+    latency = latency_of(asked.settings)
+    longest = max(latency.maker_ns, latency.cancel_ns, latency.taker_ns)
+    return longest >= round(asked.settings.orders.in_flight_timeout_secs * 10**9)
+
+
+NOT_DONE: Final = (
+    NotDone("several recordings as one session", lambda a: len(a.recordings) > 1),
+    NotDone("--strict", lambda a: a.strict),
+    NotDone("--fills bounds", lambda a: a.bounds),
+    NotDone("recorded answers of a venue (--venue recorded)", lambda a: a.recorded),
+    NotDone("several signals (signal.others)", lambda a: len(a.settings.signal_instruments) > 1),
+    NotDone("strategy.anchor_without_own", lambda a: a.settings.strategy.anchor_without_own),
+    NotDone(
+        "budgets (venue.limits, transactions_per_minute, volume_quota)",
+        lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",
+    ),
+    NotDone("venue.latency of orders.in_flight_timeout_secs or longer", _late),
+    NotDone("risk.kill_file", lambda a: a.settings.risk.kill_file is not None),
+)
+"""In the order in which they are looked for."""
+
+
+def not_done(asked: Asked) -> list[str]:
+    """Names of what is asked for and not done."""
+    return [one.what for one in NOT_DONE if one.asked(asked)]
+
+
+def refuse_what_is_not_done(asked: Asked) -> None:
+    """Let pass what the compiled engine does.
+
+    Errors: SettingsError that names all that it does not do.
+    """
+    found = not_done(asked)
+    if found:
+        raise SettingsError(
+            f"--engine compiled does not do {'; nor '.join(found)}; use --engine rx, or let "
+            f"--fallback choose it where that is needed"
+        )

@@ -1,0 +1,347 @@
+"""Layout: what the compiled loop is told, what it remembers, and the rows that it puts out.
+
+Everything is a record with named fields of eight bytes, integers or doubles. An absent integer is
+``NULL_WORD``, and so is, bit for bit, an absent double in a row of output: rows are copied from
+a blank one, so that no arithmetic ever touches it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from msgspec.structs import fields
+from numpy.typing import NDArray
+
+from marblemaker.compiled.texts import EMPTY, NULL_WORD, SOURCES, Texts
+from sinks.journal import DECISIONS_SCHEMA
+from streams.events import Decision, OrderUpdate
+
+__all__ = ["DECISION", "WORLD", "World", "new_world"]
+
+Records = NDArray[Any]
+World = Any
+"""A ``WORLD``, as the loop's functions are given it: numba knows its fields, mypy does not."""
+
+NEVER: Final = 2**63 - 1
+
+# Timers of the graph and the sink: each has one at a time.
+AGE_SIGNAL: Final = 0
+AGE_TARGET: Final = 1
+SESSION_EDGE: Final = 2
+SESSION_ANEW: Final = 3
+RISK_OVER: Final = 4
+THROTTLE_OVER: Final = 5
+GIVE_UP: Final = 6
+TIMERS: Final = 7
+
+# Values that states are made of, by their place in ``World.values``.
+SIGNAL: Final = 0
+TARGET: Final = 1
+SIGNAL_AGED: Final = 2
+TARGET_AGED: Final = 3
+ALONE: Final = 4
+CLOSED: Final = 5
+ALTERED: Final = 6
+TRIPPED: Final = 7
+KILLED: Final = 8
+VALUES: Final = 9
+
+
+def _record(integers: str, doubles: str = "") -> np.dtype[Any]:
+    named = [(name, np.int64) for name in integers.split()]
+    return np.dtype(named + [(name, np.float64) for name in doubles.split()])
+
+
+PARAMETERS: Final = _record(
+    # the strategy
+    "tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
+    "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
+    "on_reject_resubmit on_cancel_resubmit only_changes "
+    # the ladder
+    "ladder tick base_spread_ticks max_inventory num_levels least_edge reach "
+    # risk; -1: no such limit
+    "has_risk risk_position risk_orders risk_rejects risk_notional risk_loss cooldown_ns "
+    "risk_scheduled "
+    # the order sink
+    "replaces expire_ns flatten stop_ns max_batch "
+    # the venue
+    "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
+    "live_in_account live_in_market "
+    # whether the operators' outputs are wanted, and all that reach requote
+    "traced states_traced "
+    # how many rows of output lead back to who called
+    "most_rows",
+    "scale half_spread_bps inventory_skew_factor signal_skew_factor threshold basis_bps set_price "
+    "widening",
+)  # fmt: skip
+"""What a run is told once; see ``marblemaker.compiled.told``."""
+
+FEED_PARAMETERS: Final = _record(
+    "event_time ahead_ns behind_ns frozen_ns locked collar confirm_ns split break_ns age limit_ns "
+    "quiet_ns dead_ns outside_ns scheduled",
+    "collar_bps",
+)
+"""Guards of one feed; ``frozen_ns``, ``quiet_ns``: -1 for none."""
+
+FEED: Final = _record(
+    # frozen
+    "frozen_since frozen_bid frozen_ask frozen_bid_sz frozen_ask_sz seen_one is_frozen "
+    "refused_seq refused_ts "
+    # collar, split
+    "candidate_since judge_from "
+    # baseline
+    "following last_ts "
+    # age
+    "has_spoken since heard refused waiting "
+    # which of the values is the latest: the chain's, or the refusal of age
+    "latest",
+    "accepted candidate before first average last_mid",
+)
+"""What the guards of one feed remember."""
+
+VALUE: Final = _record(
+    "is_refusal seq ts bid_px ask_px bid_sz ask_sz by reason has_value has_limit",
+    "mid level residual widening value limit",
+)
+"""A Residual (``level`` is its baseline), an Anchor (``level`` is its price), or a Refusal."""
+
+STATE: Final = _record(
+    # the pump and its clock
+    "begun seq now next_due made venue_due disposed stopped full trouble before_ts before_kind "
+    "ties "
+    "at_signal at_target at_status at_trades more_signal more_target more_status more_trades "
+    "notices_head notices_tail answers_head answers_tail "
+    # session
+    "is_open closed_ns "
+    # what reached risk and the kill switch last: places in ``values``
+    "signal_place target_place kill_signal kill_target has_state "
+    # risk
+    "unjudged tripped tripped_reason until rejects_head rejects_tail killed "
+    "mark opened edge pnl_at_open "
+    # inventory, as told
+    "net buys sells told rejects resets cash cash_rest fees "
+    # requote
+    "quoted seen_resets has_target unmoved refused_by refused_reason refused_seq "
+    # throttle
+    "went went_ns has_sent has_held held_due unreported "
+    # the order sink
+    "position leaves_buy leaves_sell created working waiting commands moves batches stopping "
+    "finished gave_up flattenings levels_assigned "
+    # the venue
+    "bid ask bid_sz ask_sz trades arrived live resting on_the_way next_expiry bid_low bid_high "
+    "ask_low ask_high queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
+    # anomalies
+    "late_cancels late_moves position_left left_working "
+    # how many rows of output there are
+    "signal_rows target_rows state_rows wanted_rows decision_rows update_rows account_rows "
+    "fill_rows order_rows",
+    "last_anchor last_residual last_widening tripped_value tripped_limit",
+)
+"""What the loop remembers beside its tables."""
+
+ORDER: Final = _record(
+    "n ts side px qty size state filled ts_last cancel_asked cancels assigned acked "
+    "asked_px asked_qty asked_size modifies_refused"
+)
+"""An order that works or is in flight, as the order sink sees it."""
+
+RESTING: Final = _record("n side px total filled expire_ts leaves ahead arrived")
+"""An order that rests at the venue."""
+
+CREATE: Final = 0
+CANCEL: Final = 1
+MODIFY: Final = 2
+
+COMMAND: Final = _record("kind n side px qty expire_ts due")
+"""What is sent to the venue: a create, a cancel or a modify."""
+
+LEVEL: Final = _record("side px qty")
+LEFT: Final = _record("n leaves")
+
+
+def _row(names: Any, doubles: Any = ()) -> np.dtype[Any]:
+    return np.dtype([(name, np.float64 if name in doubles else np.int64) for name in names])
+
+
+DECISION: Final = _row(
+    DECISIONS_SCHEMA, {name for name, dtype in DECISIONS_SCHEMA.items() if dtype.is_float()}
+)
+UPDATE: Final = _row(OrderUpdate.__struct_fields__)
+ACCOUNT: Final = _row(
+    ("seq", "ts", "kind", "n", "venue_id", "px", "qty", "fee", "liquidity", "reason", "quota_left")
+)
+FILLED_ROW: Final = _row(("n", "ts", "side", "px", "qty", "liquidity", "fee"))
+ORDER_ROW: Final = _row(("n", "ts", "side", "px", "qty", "state", "filled", "ts_last"))
+
+FEED_LINES: Final = 10
+"""Fields of a Refusal, the longest of what a feed's chain puts out."""
+STATE_LINES: Final = 20
+
+SESSIONS: Final = 8_192
+"""Most opens and closes of a market that a run may have to know: some sixteen years."""
+MOST_ROWS: Final = 131_072
+"""Rows of a feed's output that the loop puts out before it comes back."""
+SPARE: Final = 4_096
+"""Rows that are kept free in each table: more than one input can lead to."""
+FEW: Final = 32_768
+"""Rows of the other tables that lead back to who called."""
+_QUEUE: Final = 8_192
+_ORDERS: Final = 1_024
+_REASONS: Final = 256
+
+
+def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
+    """A table of words, a line a field, and the same memory as doubles, and how many fields."""
+    size = 8 * lines * rows
+    return [
+        (name, (np.int64, (lines, rows)), 0),
+        (f"{name}_doubles", (np.float64, (lines, rows)), size),
+        (f"{name}_widths", (np.int64, (rows,)), 8 * rows),
+    ]
+
+
+def _world() -> np.dtype[Any]:
+    """Lay all tables one after the other; the doubles of a table lie on the table itself."""
+    few = FEW + SPARE
+    tables: list[tuple[str, Any, int]] = []
+
+    def add(name: str, kind: Any, rows: int) -> None:
+        tables.append((name, (kind, (rows,)), np.dtype(kind).itemsize * rows))
+
+    for name, kind, rows in (
+        ("parameters", PARAMETERS, 1),
+        ("feed_parameters", FEED_PARAMETERS, 2),
+        # Opens and closes of the signal's market, then NEVER.
+        ("edges", np.int64, SESSIONS),
+        # Opens at which the session baseline starts anew, then NEVER.
+        ("opens", np.int64, SESSIONS),
+        ("source_words", np.int64, len(SOURCES)),
+        ("reason_words", np.int64, _REASONS),
+        ("decided_words", (np.int64, (len(SOURCES),)), _REASONS),
+        ("blank", DECISION, 1),
+        ("state", STATE, 1),
+        ("feeds", FEED, 2),
+        ("values", VALUE, VALUES),
+        # When each timer is due (NEVER: it is not out), and when it was set, counted.
+        ("due", np.int64, TIMERS),
+        ("made", np.int64, TIMERS),
+        # Instants of rejects, oldest first.
+        ("rejected", np.int64, _QUEUE),
+        # What each order has left, as the graph was told.
+        ("left", LEFT, _ORDERS),
+        # The decision in the making, what the throttle holds, and what it let go last.
+        ("draft", DECISION, 1),
+        ("wanted", DECISION, 1),
+        ("held", DECISION, 1),
+        ("last_sent", DECISION, 1),
+        # What requote let through last, where equal targets are only counted.
+        ("last_target", DECISION, 1),
+        # Orders that work or are in flight, oldest first; levels that none of them serves.
+        ("orders", ORDER, _ORDERS),
+        ("waiting", LEVEL, _ORDERS),
+        # Commands of the next batches, and the changes of orders that go with them.
+        ("commands", COMMAND, _QUEUE),
+        ("changes", UPDATE, _QUEUE),
+        # Modifies go after all cancels of a batch, and wait here for those.
+        ("moves", COMMAND, _ORDERS),
+        ("moved", UPDATE, _ORDERS),
+        # Commands that have not reached the venue, earliest first; what rests there, in order of
+        # arrival or of the last modify.
+        ("on_the_way", COMMAND, _QUEUE),
+        ("resting", RESTING, _ORDERS),
+        # What the venue said, and changes of our orders, that have not been delivered.
+        ("answers", ACCOUNT, _QUEUE),
+        ("notices", UPDATE, _QUEUE),
+        ("wanted_out", DECISION, few),
+        ("decision_out", DECISION, few),
+        ("update_out", UPDATE, few),
+        ("account_out", ACCOUNT, few),
+        ("fill_out", FILLED_ROW, few),
+        ("order_out", ORDER_ROW, few),
+    ):
+        if name == "decided_words":
+            tables.append((name, (np.int64, (len(SOURCES), _REASONS)), 8 * len(SOURCES) * _REASONS))
+        else:
+            add(name, kind, rows)
+    for name in ("signal_out", "target_out"):
+        tables += _lines(name, FEED_LINES, MOST_ROWS + SPARE)
+    tables += _lines("state_out", STATE_LINES, FEW + SPARE)
+    names, kinds, offsets, at = [], [], [], 0
+    for name, kind, size in tables:
+        names.append(name)
+        kinds.append(kind)
+        offsets.append(at)
+        at += size
+    return np.dtype({"names": names, "formats": kinds, "offsets": offsets, "itemsize": at})
+
+
+WORLD: Final = _world()
+"""All that the loop works on: its tables, one after the other."""
+
+
+def new_world(
+    parameters: Records,
+    feed_parameters: Records,
+    edges: NDArray[np.int64],
+    opens: NDArray[np.int64],
+    texts: Texts,
+    *,
+    first_ts: int,
+    position: int,
+) -> Records:
+    """A world before the first input, an array of one ``WORLD``."""
+    world = np.zeros(1, WORLD)
+    w = world[0]
+    w["parameters"], w["feed_parameters"] = parameters, feed_parameters
+    for name, instants in (("edges", edges), ("opens", opens)):
+        w[name] = NEVER
+        w[name][: len(instants)] = instants
+    w["source_words"] = texts.source_words
+    w["reason_words"][: len(texts.reason_words)] = texts.reason_words
+    w["decided_words"][:, : len(texts.reason_words)] = texts.decided_words
+    w["due"] = NEVER
+    for name in ("blank", "draft", "wanted", "held", "last_sent", "last_target"):
+        w[name] = _blank()
+    s = w["state"][0]
+    s["now"], s["next_due"], s["venue_due"] = first_ts, NEVER, NEVER
+    s["before_ts"] = s["before_kind"] = -1
+    s["net"] = s["position"] = position
+    s["unjudged"], s["last_widening"], s["refused_by"] = 1, 1.0, -1
+    s["bid"] = s["ask"] = NULL_WORD
+    s["next_expiry"], s["bid_high"], s["ask_high"] = NEVER, NEVER, NEVER
+    s["bid_low"] = s["ask_low"] = -1
+    for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
+        s[name] = NULL_WORD
+    s["closed_ns"] = NULL_WORD
+    s["signal_place"], s["target_place"] = SIGNAL, TARGET
+    s["kill_signal"], s["kill_target"] = SIGNAL, TARGET
+    values = w["values"]
+    values["widening"] = 1.0
+    for place in (SIGNAL, TARGET):
+        values[place]["is_refusal"], values[place]["by"] = 1, place
+        for name in ("bid_px", "ask_px", "bid_sz", "ask_sz"):
+            values[place][name] = NULL_WORD
+    p = w["parameters"][0]
+    if p["tutorial"]:
+        # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
+        values[SIGNAL]["is_refusal"] = 0
+    feeds = w["feeds"]
+    feeds["latest"] = (SIGNAL, TARGET)
+    feeds["average"] = feeds["last_mid"] = feeds["first"] = np.nan
+    if p["baseline"] == 0:
+        # A baseline that was set is what the first mid is judged against for a split.
+        feeds[SIGNAL]["before"] = p["set_price"]
+    return world
+
+
+def _blank() -> Records:
+    """A decision in which all that may be absent is."""
+    words = np.full((1, len(DECISION.names or ())), NULL_WORD, np.int64)
+    blank = words.view(DECISION)[0]
+    for field in fields(Decision):
+        if field.default == 0:
+            blank[field.name] = 0
+        elif field.default == "":
+            blank[field.name] = EMPTY
+    return blank

@@ -1,0 +1,538 @@
+"""The loop: the pump's order of work over columns of two feeds, with all else called from it.
+
+It goes on until something outside must be done, and can then be called again: a feed has no more
+rows here, a table of output is full, or it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from marblemaker.compiled import steps
+from marblemaker.compiled import texts as t
+from marblemaker.compiled.clock import earliest
+from marblemaker.compiled.decide import (
+    kill,
+    on_orders,
+    on_pair,
+    refuse_beside,
+    risk_over,
+    session_edge,
+    start_risk,
+    start_session,
+    unchanged,
+)
+from marblemaker.compiled.feed import (
+    NOT_JUDGED,
+    chain,
+    disconnected,
+    judge_age,
+    sign_of_life,
+    tell_feed,
+    wait_for_age,
+)
+from marblemaker.compiled.layout import (
+    AGE_TARGET,
+    FEW,
+    GIVE_UP,
+    NEVER,
+    RISK_OVER,
+    SESSION_ANEW,
+    SESSION_EDGE,
+    SIGNAL,
+    SIGNAL_AGED,
+    TARGET,
+    THROTTLE_OVER,
+    TIMERS,
+    World,
+)
+from marblemaker.compiled.machine import compiled, inlined
+from marblemaker.compiled.pace import let_go
+from marblemaker.compiled.sink import give_up, on_account
+from marblemaker.compiled.venue import advance as advance_venue
+from marblemaker.compiled.venue import matters, on_book, on_trade
+from streams.events import BUY
+from streams.instrument import UNIT
+from streams.pump import SIGNAL as SIGNAL_KIND
+from streams.pump import STATUS as STATUS_KIND
+from streams.pump import TARGET as TARGET_KIND
+from streams.pump import TRADE as TRADE_KIND
+
+__all__ = [
+    "DONE", "FULL", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES", "TROUBLE",
+    "Columns", "StatusColumns", "TradeColumns", "make_run",
+]  # fmt: skip
+
+NULL = t.NULL_WORD
+
+DONE = 0
+FULL = 1
+MORE_SIGNAL = 2
+MORE_TARGET = 3
+MORE_STATUS = 4
+MORE_TRADES = 5
+TROUBLE = 6
+
+BACKWARDS = 10
+"""Trouble: along ``seq`` time goes back."""
+TWICE = 11
+"""Trouble: a ``seq`` occurs in both feeds."""
+
+
+class Columns(NamedTuple):
+    """A batch of a feed's quotes; an absent number is ``NULL_WORD``."""
+
+    key: NDArray[np.int64]
+    """What rows are merged by: ``seq`` or ``ts``."""
+    ts: NDArray[np.int64]
+    number: NDArray[np.int64]
+    """Sequence numbers, filled in by the loop."""
+    ts_event: NDArray[np.int64]
+    bid_px: NDArray[np.int64]
+    ask_px: NDArray[np.int64]
+    bid_sz: NDArray[np.int64]
+    ask_sz: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+
+
+class TradeColumns(NamedTuple):
+    """A batch of public trades; ``side`` is 0 where the venue does not say."""
+
+    key: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    number: NDArray[np.int64]
+    px: NDArray[np.int64]
+    qty: NDArray[np.int64]
+    side: NDArray[np.int64]
+
+
+class StatusColumns(NamedTuple):
+    """A batch of status rows: what they do, to which feed, and the reason of a kill."""
+
+    key: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    number: NDArray[np.int64]
+    feed: NDArray[np.int64]
+    does: NDArray[np.int64]
+    reason: NDArray[np.int64]
+
+
+NOTHING = 0
+SIGN = 1
+DISCONNECT = 2
+KILL = 3
+"""With the reason 0 the kill switch is released."""
+
+
+# ---------------------------------------------------------------- our own orders
+
+
+@compiled
+def hear(w: World, u: Any) -> None:
+    """Fold a change of an order into the inventory, and let risk judge it."""
+    p, s = w.parameters[0], w.state[0]
+    k = 0
+    while k < s.told and w.left[k].n != u.n:
+        k += 1
+    if k == len(w.left):
+        s.trouble = 1
+        return
+    before = w.left[k].leaves if k < s.told else 0
+    if u.leaves:
+        w.left[k].n, w.left[k].leaves = u.n, u.leaves
+        s.told = max(s.told, k + 1)
+    elif k < s.told:
+        s.told -= 1
+        w.left[k] = w.left[s.told]
+    if u.filled:
+        s.net += u.side * u.filled
+        value, rest = steps.value_parts(u.fill_px, u.filled)
+        s.cash_rest -= u.side * rest
+        s.cash += s.cash_rest // UNIT - u.side * value
+        s.cash_rest %= UNIT
+        s.fees += u.fee
+    if u.side == BUY:
+        s.buys += u.leaves - before
+    else:
+        s.sells += u.leaves - before
+    rejected = u.state == t.REJECTED
+    s.rejects += rejected
+    if u.state == t.EXPIRED:
+        s.resets += 1
+    elif rejected:
+        s.resets += p.on_reject_resubmit
+    elif u.state == t.CANCELLED and not u.requested:
+        s.resets += p.on_cancel_resubmit
+    on_orders(w, int(rejected))
+
+
+@compiled
+def tell(w: World) -> None:
+    """Deliver the changes of our orders that are queued."""
+    p, s = w.parameters[0], w.state[0]
+    while s.notices_head < s.notices_tail:
+        u = w.notices[s.notices_head]
+        s.notices_head += 1
+        if p.traced:
+            w.update_out[s.update_rows] = u
+            s.update_rows += 1
+            if s.update_rows >= min(w.parameters[0].most_rows, FEW):
+                s.full = 1
+        if not s.disposed:
+            hear(w, u)
+    s.notices_head = s.notices_tail = 0
+
+
+@compiled
+def settle(w: World) -> None:
+    """Deliver whatever is queued, at the present instant."""
+    s = w.state[0]
+    tell(w)
+    while s.answers_head < s.answers_tail:
+        if s.next_due <= s.now:
+            fire(w, s.now)
+        s.seq += 1
+        a = w.answers[s.answers_head]
+        s.answers_head += 1
+        a.seq, a.ts = s.seq, s.now
+        w.account_out[s.account_rows] = a
+        s.account_rows += 1
+        if s.account_rows >= min(w.parameters[0].most_rows, FEW):
+            s.full = 1
+        if a.kind == t.STOP:
+            # The graph is let go before the order sink stops: nothing reaches it any more.
+            s.disposed = 1
+            for timer in range(TIMERS):
+                w.due[timer] = NEVER
+            s.next_due = NEVER
+        on_account(w, a)
+        tell(w)
+    s.answers_head = s.answers_tail = 0
+
+
+# ---------------------------------------------------------------- time
+
+
+@compiled
+def hand_on(w: World, source: int) -> None:
+    """Tell the rest of the graph that a feed's value changed."""
+    tell_feed(w, source)
+    on_pair(w)
+
+
+@compiled
+def look_at_age(w: World, source: int) -> None:
+    """Judge how old a feed is, and come back when the next change is due."""
+    emits, due = judge_age(w, source)
+    if emits:
+        hand_on(w, source)
+    wait_for_age(w, source, due)
+
+
+@compiled
+def fire(w: World, until: int) -> None:
+    """Fire the timers that are due, each at its own time."""
+    s = w.state[0]
+    while s.next_due <= until:
+        timer = earliest(w)
+        s.now = w.due[timer]
+        w.due[timer] = NEVER
+        s.next_due = w.due.min()
+        if timer <= AGE_TARGET:
+            look_at_age(w, timer)
+        elif timer == SESSION_EDGE:
+            session_edge(w)
+        elif timer == SESSION_ANEW:
+            on_pair(w)
+        elif timer == RISK_OVER:
+            risk_over(w)
+        elif timer == THROTTLE_OVER:
+            let_go(w)
+        elif timer == GIVE_UP:
+            give_up(w)
+        tell(w)
+
+
+@compiled
+def advance_once(w: World, until: int) -> bool:
+    """Let what is due next happen, timers before the venue; False when nothing is."""
+    s = w.state[0]
+    if s.next_due <= min(until, s.venue_due):
+        fire(w, s.next_due)
+    elif s.venue_due <= until:
+        s.now = s.venue_due
+        advance_venue(w, s.venue_due)
+    else:
+        return False
+    settle(w)
+    return True
+
+
+@inlined
+def answer_first(w: World, ts: int) -> None:
+    """Deliver what the venue says of a new book or trade, before the graph sees that."""
+    s = w.state[0]
+    if s.answers_tail:
+        settle(w)
+        while advance_once(w, ts):
+            pass
+        s.now = ts
+
+
+# ---------------------------------------------------------------- the feeds
+
+
+@inlined
+def begin(w: World) -> None:
+    """Do what happens on subscription, before the first input."""
+    start_session(w)
+    start_risk(w)
+    if not w.parameters[0].tutorial:
+        on_pair(w)
+
+
+@inlined
+def finish(w: World) -> bool:
+    """Stop, and let time pass until that is done; False if there is more to do."""
+    s = w.state[0]
+    if not s.stopped:
+        s.stopped = 1
+        a = w.answers[s.answers_tail]
+        s.answers_tail += 1
+        a.kind, a.reason = t.STOP, t.END_OF_RECORDING
+        a.n = a.venue_id = a.px = a.qty = a.fee = a.liquidity = a.quota_left = NULL
+        settle(w)
+    while not s.finished:
+        due = min(s.next_due, s.venue_due)
+        if due == NEVER or s.full or s.trouble:
+            break
+        advance_once(w, due)
+    return not s.full
+
+
+@compiled
+def not_so_simple(w: World, source: int) -> None:
+    """Hand on a value that changes something, or may."""
+    p, s = w.parameters[0], w.state[0]
+    f = w.feeds[source]
+    if p.tutorial:
+        if w.values[SIGNAL_AGED + source].is_refusal:
+            refuse_beside(w, SIGNAL_AGED + source)
+        else:
+            w.values[source] = w.values[SIGNAL_AGED + source]
+            tell_feed(w, source)
+            if source == TARGET:
+                on_pair(w)
+    elif w.feed_parameters[source].age and (f.refused or not f.waiting):
+        # Judged afresh: it may be old already, and the timer of a refusal is far off.
+        f.refused = NOT_JUDGED
+        look_at_age(w, source)
+    else:
+        f.latest = source
+        hand_on(w, source)
+    if s.notices_tail or s.answers_tail:
+        settle(w)
+
+
+@inlined
+def on_status(w: World, feed: int, does: int, reason: int) -> None:
+    """Take a row of status: of a feed, or the operator's kill switch."""
+    if does == KILL:
+        kill(w, reason)
+    elif not w.parameters[0].tutorial and feed <= TARGET and w.feed_parameters[feed].age:
+        if does == DISCONNECT:
+            if disconnected(w, feed):
+                hand_on(w, feed)
+        elif does == SIGN and w.feeds[feed].refused != t.DISCONNECTED:
+            heard(w, feed)
+
+
+@inlined
+def heard(w: World, feed: int) -> None:
+    """Take a sign of life of a feed."""
+    if sign_of_life(w, feed):
+        look_at_age(w, feed)
+
+
+@inlined
+def take_trade(w: World, trades: TradeColumns, i: int) -> None:
+    """Match a public trade, then let the graph see it: it shows that the target lives."""
+    s = w.state[0]
+    on_trade(w, trades.px[i], trades.qty[i], trades.side[i])
+    answer_first(w, s.now)
+    s.seq += 1
+    trades.number[i] = s.seq
+    if not w.parameters[0].tutorial and w.feed_parameters[TARGET].age:
+        heard(w, TARGET)
+    if s.notices_tail or s.answers_tail:
+        settle(w)
+
+
+@inlined
+def take_status(w: World, status: StatusColumns, i: int) -> None:
+    """Take a row of status as the input that it is."""
+    s = w.state[0]
+    s.seq += 1
+    status.number[i] = s.seq
+    on_status(w, status.feed[i], status.does[i], status.reason[i])
+    if s.notices_tail or s.answers_tail:
+        settle(w)
+
+
+@inlined
+def twice(s: Any) -> int:
+    """Say that two feeds share a number."""
+    s.trouble = TWICE
+    return TROUBLE
+
+
+@inlined
+def count_tie(s: Any, by_seq: bool, ts: int, kind: int) -> None:
+    """Count neighbours of different feeds with one ``ts``: their order was a choice."""
+    if not by_seq and ts == s.before_ts and kind != s.before_kind:
+        s.ties += 1
+    s.before_ts, s.before_kind = ts, kind
+
+
+def make_run(version: str) -> Callable[..., int]:
+    """Make the loop; its compiled code is kept for sources of this ``version`` only.
+
+    numba looks at the file of a function to tell whether its cached code still holds, not at those
+    of the functions that it calls; what a function closes over it looks at as well.
+    """
+
+    @njit(cache=True, nogil=True)
+    def run(
+        world: World,
+        status: StatusColumns,
+        signal: Columns,
+        trades: TradeColumns,
+        target: Columns,
+        by_seq: bool,
+    ) -> int:
+        """Run on from the present rows; say why it came back."""
+        w = world[0]
+        p, s = w.parameters[0], w.state[0]
+        if not len(version):
+            return TROUBLE
+        if not s.begun:
+            s.begun = 1
+            begin(w)
+        gs, gt = w.feed_parameters[SIGNAL], w.feed_parameters[TARGET]
+        fs, ft = w.feeds[SIGNAL], w.feeds[TARGET]
+        # In the tutorial a refused book leaves the sound one before it in place.
+        apart = SIGNAL_AGED if p.tutorial else SIGNAL
+        vs, vt = w.values[apart + SIGNAL], w.values[apart + TARGET]
+        while not s.stopped:
+            if s.full:
+                return FULL
+            if s.trouble:
+                return TROUBLE
+            i, j = s.at_signal, s.at_target
+            if i == len(signal.key) and s.more_signal:
+                return MORE_SIGNAL
+            if j == len(target.key) and s.more_target:
+                return MORE_TARGET
+            if s.at_status == len(status.key) and s.more_status:
+                return MORE_STATUS
+            if s.at_trades == len(trades.key) and s.more_trades:
+                return MORE_TRADES
+            # Ties go in this order.
+            key, kind = NEVER, -1
+            if s.at_status < len(status.key):
+                key, kind = status.key[s.at_status], STATUS_KIND
+            if i < len(signal.key):
+                if by_seq and signal.key[i] == key:
+                    return twice(s)
+                if signal.key[i] < key:
+                    key, kind = signal.key[i], SIGNAL_KIND
+            if s.at_trades < len(trades.key):
+                if by_seq and trades.key[s.at_trades] == key:
+                    return twice(s)
+                if trades.key[s.at_trades] < key:
+                    key, kind = trades.key[s.at_trades], TRADE_KIND
+            if j < len(target.key):
+                if by_seq and target.key[j] == key:
+                    return twice(s)
+                if target.key[j] < key:
+                    key, kind = target.key[j], TARGET_KIND
+            if kind < 0:
+                break
+            is_signal = kind == SIGNAL_KIND
+            if is_signal:
+                ts = signal.ts[i]
+            elif kind == TARGET_KIND:
+                ts = target.ts[j]
+            elif kind == STATUS_KIND:
+                ts = status.ts[s.at_status]
+            else:
+                ts = trades.ts[s.at_trades]
+            if by_seq and ts < s.before_ts:
+                s.trouble = BACKWARDS
+                return TROUBLE
+            if ts >= min(s.next_due, s.venue_due) and advance_once(w, ts):
+                # One at a time, so that there is room for what each puts out.
+                continue
+            count_tie(s, by_seq, ts, kind)
+            s.now = ts
+            if not is_signal and kind != TARGET_KIND:
+                if kind == STATUS_KIND:
+                    s.at_status += 1
+                    take_status(w, status, s.at_status - 1)
+                else:
+                    s.at_trades += 1
+                    take_trade(w, trades, s.at_trades - 1)
+                continue
+            if is_signal:
+                s.at_signal = i + 1
+                s.seq += 1
+                signal.number[i] = s.seq
+                chain(
+                    p, gs, fs, vs, w.opens, SIGNAL, s.seq, ts, signal.ts_event[i],
+                    signal.bid_px[i], signal.ask_px[i], signal.bid_sz[i], signal.ask_sz[i],
+                    signal.flags[i],
+                )  # fmt: skip
+                f, g, source = fs, gs, SIGNAL
+            else:
+                s.at_target = j + 1
+                bid, ask = target.bid_px[j], target.ask_px[j]
+                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, target.bid_sz[j], target.ask_sz[j]
+                if matters(s, ts):
+                    on_book(w)
+                    answer_first(w, ts)
+                s.seq += 1
+                target.number[j] = s.seq
+                chain(
+                    p, gt, ft, vt, w.opens, TARGET, s.seq, ts, target.ts_event[j],
+                    bid, ask, target.bid_sz[j], target.ask_sz[j], target.flags[j],
+                )  # fmt: skip
+                f, g, source = ft, gt, TARGET
+            f.since, f.has_spoken = ts, 1
+            if (
+                not p.tutorial
+                and not (g.age and (f.refused or not f.waiting))
+                and not vs.is_refusal
+                and not vt.is_refusal
+                and fs.latest == SIGNAL
+                and ft.latest == TARGET
+                and unchanged(p, s, vs, vt)
+            ):
+                tell_feed(w, source)
+                s.refused_by = -1
+                s.signal_place = s.kill_signal = SIGNAL
+                s.target_place = s.kill_target = TARGET
+                s.has_state = 1
+                s.unmoved += 1
+            else:
+                not_so_simple(w, source)
+        if not finish(w):
+            return FULL
+        return TROUBLE if s.trouble else DONE
+
+    run_: Callable[..., int] = run
+    return run_

@@ -1,0 +1,188 @@
+"""Reading: a feed's Parquet file as columns for the loop, a batch at a time.
+
+A column without an absent number is the memory that the file was decoded to; nothing is copied.
+The loop merges the feeds as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from marblemaker.compiled.layout import SIGNAL, TARGET
+from marblemaker.compiled.loop import (
+    DISCONNECT,
+    KILL,
+    NOTHING,
+    SIGN,
+    Columns,
+    StatusColumns,
+    TradeColumns,
+)
+from marblemaker.compiled.texts import NULL_WORD
+from streams.events import SIDE_NAMES
+from streams.instrument import Instrument
+from streams.recording import RecordingError, checked_rows, schema_of
+
+__all__ = ["MAX_PX", "Feed", "kills_of"]
+
+MAX_PX: Final = 10**17
+"""Highest price that the loop counts with, 1e-9: a hundred million of quote currency."""
+
+_MOST: Final = {
+    "seq": NULL_WORD - 1, "ts": 2**62, "ts_event": NULL_WORD - 1, "bid_px": MAX_PX,
+    "ask_px": MAX_PX, "px": MAX_PX, "bid_sz": 2**61, "ask_sz": 2**61, "qty": 2**61,
+}  # fmt: skip
+"""What fits 64 bits with all that is added to it, and is not taken for an absent number."""
+_DOES: Final = {"heartbeat": SIGN, "sibling": SIGN, "disconnect": DISCONNECT, "kill": KILL,
+                "release": KILL}  # fmt: skip
+_FEEDS: Final = {"signal": SIGNAL, "target": TARGET}
+_SIDES: Final = {name: side for side, name in SIDE_NAMES.items()}
+
+AnyColumns = Columns | TradeColumns | StatusColumns
+
+
+def kills_of(path: Path) -> list[str]:
+    """Texts of the operator's kill commands in a file of status rows."""
+    found: dict[str, None] = {}
+    for batch in checked_rows("status", path):
+        kills = batch.filter((pl.col("source") == "operator") & (pl.col("kind") == "kill"))
+        found |= dict.fromkeys(kills["text"].fill_null("").to_list())
+    # Without a text it is "on".
+    return list(dict.fromkeys(text or "on" for text in found))
+
+
+class Feed:
+    """One file of inputs, as far as it is read."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path | None,
+        instrument: Instrument | None,
+        kills: Mapping[str, int],
+        *,
+        by_seq: bool,
+        batch_rows: int,
+        ahead: Executor,
+    ) -> None:
+        """Open a file, or stand for one that is not there; a batch is read ``ahead``.
+
+        ``by_seq``: rows are merged by their ``seq``, else by ``ts``. ``kills``: the reasons of the
+        texts of kill commands.
+        """
+        self.name = name
+        self._path = path
+        self._kills = kills
+        self._batches: Iterator[pl.DataFrame] = iter(())
+        if path is not None:
+            self._batches = checked_rows(name, path, instrument, batch_rows)
+        self._by_seq = by_seq
+        self.frame: pl.DataFrame | None = None
+        """The rows of the batch as they are in the file."""
+        self.columns: AnyColumns = self._columns(
+            pl.DataFrame(schema=schema_of(name)), np.empty(0, np.int64), np.empty(0, np.int64)
+        )
+        """The same for the loop."""
+        self.rows = 0
+        """Rows read so far."""
+        self._ahead = ahead
+        self._next = ahead.submit(self._read)
+
+    def read(self) -> bool:
+        """Go on to the next batch; False at the end.
+
+        Errors: RecordingError for unsound rows, or numbers beyond ``MAX_PX`` and the like.
+        """
+        batch = self._next.result()
+        if batch is None:
+            return False
+        self.frame, self.columns = batch
+        self.rows += self.frame.height
+        self._next = self._ahead.submit(self._read)
+        return True
+
+    def _read(self) -> tuple[pl.DataFrame, AnyColumns] | None:
+        frame = next(self._batches, None)
+        if frame is None:
+            return None
+        for name, most in _MOST.items():
+            highest = frame[name].max() if name in frame.columns else None
+            if isinstance(highest, int) and highest > most:
+                raise RecordingError(
+                    f"{self._path}: {name} goes up to {highest}, --engine compiled counts up to "
+                    f"{most} there; use --engine rx"
+                )
+        ts = _integers(frame["ts"])
+        key = _integers(frame["seq"].cast(pl.Int64)) if self._by_seq else ts
+        return frame, self._columns(frame, key, ts)
+
+    def _columns(
+        self, frame: pl.DataFrame, key: NDArray[np.int64], ts: NDArray[np.int64]
+    ) -> AnyColumns:
+        number = np.empty(frame.height, np.int64)
+        if self.name == "trades":
+            side = frame["side"].replace_strict(_SIDES, default=0, return_dtype=pl.Int64)
+            px, qty = (_integers(frame[name]) for name in ("px", "qty"))
+            return TradeColumns(key, ts, number, px, qty, _integers(side))
+        if self.name == "status":
+            return StatusColumns(key, ts, number, *self._status(frame))
+        return Columns(
+            key,
+            ts,
+            number,
+            ts_event=_integers(frame["ts_event"]),
+            bid_px=_integers(frame["bid_px"]),
+            ask_px=_integers(frame["ask_px"]),
+            bid_sz=_integers(frame["bid_sz"]),
+            ask_sz=_integers(frame["ask_sz"]),
+            flags=_contiguous(frame["flags"].to_numpy()),
+        )
+
+    def _status(self, frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+        """To which feed, what it does, and the reason of a kill."""
+        of = frame["source"].to_list()
+        kinds, texts = frame["kind"].to_list(), frame["text"].fill_null("").to_list()
+        does = []
+        for source, kind in zip(of, kinds, strict=True):
+            what = _DOES.get(kind, NOTHING)
+            # The kill switch is the operator's, the rest is of a feed.
+            does.append(what if (what == KILL) == (source == "operator") else NOTHING)
+        reasons = [
+            self._kills[text or "on"] if what == KILL and kind == "kill" else 0
+            for what, kind, text in zip(does, kinds, texts, strict=True)
+        ]
+        yield np.array([_FEEDS.get(source, 2) for source in of], np.int64)
+        yield np.array(does, np.int64)
+        yield np.array(reasons, np.int64)
+
+
+def _integers(series: pl.Series) -> NDArray[np.int64]:
+    if series.null_count():
+        series = series.fill_null(NULL_WORD)
+    return _contiguous(series.to_numpy())
+
+
+def _contiguous(values: NDArray[Any]) -> NDArray[Any]:
+    """The same array where it is in one piece; the loop may only read it."""
+    values = np.ascontiguousarray(values)
+    if not values.flags.writeable:
+        # The loop is compiled for arrays that may be written to; this one it only reads.
+        values = np.asarray(_Writable(values))
+    return values
+
+
+class _Writable:
+    """Gives out an array's memory without its read-only mark."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+        described = dict(values.__array_interface__)
+        described["data"] = (described["data"][0], False)
+        self.__array_interface__ = described

@@ -1,0 +1,423 @@
+"""The simulated venue: the rules of ``sinks.simulated`` and its fill models, ``sinks.fills``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marblemaker.compiled import steps
+from marblemaker.compiled import texts as t
+from marblemaker.compiled.layout import CANCEL, CREATE, NEVER, World
+from marblemaker.compiled.machine import compiled
+from streams.events import BUY
+
+__all__ = ["advance", "matters", "on_book", "on_trade", "submit"]
+
+NULL = t.NULL_WORD
+CROSS, QUEUE = 1, 2
+"""Fill models; ``touch`` is 0. As numbers, touch and cross are how far through a price is."""
+UNKNOWN = 2**62
+"""Queue in front that nothing is known of: no trade takes anything from it."""
+
+
+@compiled
+def below(px: int, qty: int, least: int) -> bool:
+    """Tell whether px × qty is below ``least`` × UNIT, in parts that fit 64 bits."""
+    return steps.value_parts(px, qty)[0] < least
+
+
+# ---------------------------------------------------------------- answers
+
+
+@compiled
+def say(w: World, kind: int, n: int, reason: int) -> None:
+    """Queue an answer."""
+    s = w.state[0]
+    if s.answers_tail == len(w.answers):
+        s.trouble = 1
+        return
+    a = w.answers[s.answers_tail]
+    s.answers_tail += 1
+    a.kind, a.n, a.reason = kind, n, reason
+    a.venue_id = a.px = a.qty = a.fee = a.liquidity = a.quota_left = NULL
+
+
+@compiled
+def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) -> None:
+    """Queue the answer of a fill."""
+    s = w.state[0]
+    s.trades += 1
+    say(w, t.FILL, n, NULL)
+    a = w.answers[s.answers_tail - 1]
+    a.venue_id, a.px, a.qty, a.liquidity = s.trades, px, qty, liquidity
+    a.fee = steps.fee_in_parts(px, qty, fee_ppm)
+
+
+# ---------------------------------------------------------------- the API
+
+
+@compiled
+def refusal_of(w: World, c: Any) -> int:
+    """Why the API refuses a create or modify; ``NULL``: it does not."""
+    p = w.parameters[0]
+    if c.px != NULL and (c.px <= 0 or c.px % p.tick_size):
+        return t.OFF_TICK
+    if c.qty <= 0 or c.qty % p.lot_size:
+        return t.OFF_LOT
+    if c.px == NULL:
+        return NULL
+    if c.qty < p.min_base:
+        return t.BELOW_BASE
+    if below(c.px, c.qty, p.min_quote):
+        return t.BELOW_QUOTE
+    if c.kind == CREATE:
+        live = w.state[0].live
+        if 0 <= p.live_in_account <= live:
+            return t.TOO_MANY_IN_ACCOUNT
+        if 0 <= p.live_in_market <= live:
+            return t.TOO_MANY_IN_MARKET
+    return NULL
+
+
+@compiled
+def submit(w: World, start: int, stop: int) -> None:
+    """Take a batch of commands now."""
+    p, s = w.parameters[0], w.state[0]
+    for k in range(start, stop):
+        c = w.commands[k]
+        delay_ns = p.cancel_ns
+        if c.kind != CANCEL:
+            refusal = refusal_of(w, c)
+            if refusal != NULL:
+                say(w, t.REJECT if c.kind == CREATE else t.MODIFY_REJECT, c.n, refusal)
+                continue
+            delay_ns = p.taker_ns if c.px == NULL else p.maker_ns
+            # Live are those that rest and those on their way there.
+            s.live += c.kind == CREATE and c.px != NULL
+        if not delay_ns and s.now < s.venue_due:
+            take(w, c)
+        else:
+            # Also without a delay, when what was sent before arrives at this very instant.
+            put_on_the_way(w, c, s.now + delay_ns)
+
+
+@compiled
+def put_on_the_way(w: World, c: Any, due: int) -> None:
+    """Let a command travel: sorted by arrival, then by submission."""
+    s = w.state[0]
+    if s.on_the_way == len(w.on_the_way):
+        s.trouble = 1
+        return
+    k = s.on_the_way
+    while k > 0 and w.on_the_way[k - 1].due > due:
+        w.on_the_way[k] = w.on_the_way[k - 1]
+        k -= 1
+    w.on_the_way[k] = c
+    w.on_the_way[k].due = due
+    s.on_the_way += 1
+    s.venue_due = w.on_the_way[0].due
+
+
+@compiled
+def advance(w: World, until: int) -> None:
+    """Let the commands take effect that arrive at or before an instant."""
+    s = w.state[0]
+    arrived = 0
+    while arrived < s.on_the_way and w.on_the_way[arrived].due <= until:
+        take(w, w.on_the_way[arrived])
+        arrived += 1
+    for k in range(arrived, s.on_the_way):
+        w.on_the_way[k - arrived] = w.on_the_way[k]
+    s.on_the_way -= arrived
+    s.venue_due = w.on_the_way[0].due if s.on_the_way else NEVER
+
+
+# ---------------------------------------------------------------- the engine
+
+
+@compiled
+def take(w: World, c: Any) -> None:
+    """Let a command take effect."""
+    s = w.state[0]
+    if c.kind == CREATE:
+        create(w, c)
+        return
+    k = 0
+    while k < s.resting and w.resting[k].n != c.n:
+        k += 1
+    if k == s.resting:
+        late = c.kind == CANCEL
+        kind, reason = t.MODIFY_REJECT, t.NOT_ACTIVE
+        if late:
+            kind, reason = t.CANCEL_REJECT, t.NOT_OPEN
+        say(w, kind, c.n, reason)
+    elif c.kind == CANCEL:
+        say(w, t.CANCEL, c.n, t.REQUESTED)
+        leave(w, k)
+    else:
+        modify(w, k, c)
+    watch(w)
+
+
+@compiled
+def modify(w: World, k: int, c: Any) -> None:
+    """Move a resting order: it is lost if it would cross, and stands behind all others if not."""
+    s, r = w.state[0], w.resting[k]
+    opposite = s.ask if r.side == BUY else s.bid
+    if c.qty <= r.filled:
+        say(w, t.CANCEL, c.n, t.DONE_ALREADY)
+        leave(w, k)
+    elif opposite != NULL and r.side * (c.px - opposite) >= 0:
+        say(w, t.CANCEL, c.n, t.MOVED_ACROSS)
+        leave(w, k)
+    else:
+        r.px, r.total = c.px, c.qty
+        rest(w, r, c.qty - r.filled)
+        moved = s.resting
+        w.resting[moved] = r
+        s.resting += 1
+        s.live += 1
+        leave(w, k)
+        say(w, t.MODIFY, c.n, NULL)
+        a = w.answers[s.answers_tail - 1]
+        a.px, a.qty = c.px, c.qty
+
+
+@compiled
+def rest(w: World, r: Any, leaves: int) -> None:
+    """Let an order rest with this much left, behind all others in the book of this instant."""
+    s = w.state[0]
+    r.leaves, r.ahead = leaves, 0
+    if w.parameters[0].fill_model == QUEUE:
+        best, size = (s.bid, s.bid_sz) if r.side == BUY else (s.ask, s.ask_sz)
+        r.ahead = shown(r.side, r.px, best, size)
+
+
+@compiled
+def create(w: World, c: Any) -> None:
+    """Let an order arrive: it takes, is refused, or rests."""
+    p, s = w.parameters[0], w.state[0]
+    opposite = s.ask if c.side == BUY else s.bid
+    if c.px == NULL:
+        if opposite == NULL:
+            say(w, t.REJECT, c.n, t.NO_LIQUIDITY)
+            return
+        say(w, t.ACK, c.n, NULL)
+        say_fill(w, c.n, opposite, c.qty, p.taker_ppm, t.TAKER)
+    elif opposite != NULL and c.side * (c.px - opposite) >= 0:
+        say(w, t.REJECT, c.n, t.WOULD_CROSS)
+        s.live -= 1
+    else:
+        say(w, t.ACK, c.n, NULL)
+        if s.resting == len(w.resting) - 1:
+            s.trouble = 1
+            return
+        r = w.resting[s.resting]
+        s.resting += 1
+        r.n, r.side, r.px, r.total, r.filled = c.n, c.side, c.px, c.qty, 0
+        s.arrived += 1
+        r.expire_ts, r.arrived = c.expire_ts, s.arrived
+        rest(w, r, c.qty)
+        watch(w)
+
+
+@compiled
+def leave(w: World, k: int) -> None:
+    """Take an order out of its place in the book."""
+    s = w.state[0]
+    for i in range(k, s.resting - 1):
+        w.resting[i] = w.resting[i + 1]
+    s.resting -= 1
+    s.live -= 1
+
+
+@compiled
+def watch(w: World) -> None:
+    """Note which quotes and trades cannot matter; see ``sinks.fills.Fills``."""
+    p, s = w.parameters[0], w.state[0]
+    through = 1 if p.fill_model == CROSS else 0
+    s.bid_low = s.ask_low = -1
+    s.bid_high = s.ask_high = s.next_expiry = NEVER
+    s.bid_ahead = s.ask_ahead = 0
+    for k in range(s.resting):
+        r = w.resting[k]
+        # A buy is reached when ask <= px; strictly through its price is ask <= px − 1.
+        if r.side == BUY:
+            s.ask_low = max(s.ask_low, r.px - through)
+            if r.ahead and r.px >= s.bid_low:
+                s.bid_ahead = max(r.ahead, s.bid_ahead if r.px == s.bid_low else 0)
+                s.bid_low = r.px
+        else:
+            s.bid_high = min(s.bid_high, r.px + through)
+            if r.ahead and r.px <= s.ask_high:
+                s.ask_ahead = max(r.ahead, s.ask_ahead if r.px == s.ask_high else 0)
+                s.ask_high = r.px
+        s.next_expiry = min(s.next_expiry, r.expire_ts)
+    # Once we took from a level that touches us, the quote that ends it must be seen.
+    if s.buy_taken:
+        s.ask_low = NEVER
+    if s.sell_taken:
+        s.bid_high = -1
+    s.queued = s.bid_low >= 0 or s.ask_high < NEVER
+
+
+@compiled
+def matters(s: Any, ts: int) -> bool:
+    """Tell whether the new book may matter to an order that rests."""
+    bid, ask = s.bid, s.ask
+    return (
+        (ask != NULL and ask <= s.ask_low)
+        or (bid != NULL and bid >= s.bid_high)
+        or ts >= s.next_expiry
+        or (
+            s.queued and ((bid != NULL and bid <= s.bid_low) or (ask != NULL and ask >= s.ask_high))
+        )
+    )
+
+
+@compiled
+def on_book(w: World) -> None:
+    """Match resting orders against the new book, then expire what is due."""
+    p, s = w.parameters[0], w.state[0]
+    if p.fill_model == QUEUE:
+        match_queues(w)
+    else:
+        k = 0
+        while k < s.resting:
+            r = w.resting[k]
+            if beyond(r, s.ask if r.side == BUY else s.bid) >= p.fill_model:
+                k += fill_maker(w, k, r.leaves)
+            else:
+                k += 1
+    expire(w)
+
+
+@compiled
+def on_trade(w: World, px: int, qty: int, side: int) -> None:
+    """Match resting orders against a public trade, then expire what is due."""
+    p, s = w.parameters[0], w.state[0]
+    if s.ask_low < px < s.bid_high:
+        if s.now >= s.next_expiry:
+            expire(w)
+        return
+    left_buy = left_sell = qty
+    k = 0
+    while k < s.resting:
+        r = w.resting[k]
+        far = beyond(r, px)
+        part = 0
+        if r.side == side or far < 0:
+            pass
+        elif p.fill_model != QUEUE:
+            part = r.leaves if far >= p.fill_model else 0
+        elif far > 0:
+            part = r.leaves
+        else:
+            # What an order of ours took before this one did not take anybody else's place.
+            left = left_buy if r.side == BUY else left_sell
+            if r.ahead < UNKNOWN:
+                part = min(r.leaves, max(left - r.ahead, 0))
+                r.ahead = max(r.ahead - left, 0)
+            if r.side == BUY:
+                left_buy -= part
+            else:
+                left_sell -= part
+        k += fill_maker(w, k, part) if part > 0 else 1
+    expire(w)
+
+
+@compiled
+def fill_maker(w: World, k: int, qty: int) -> int:
+    """Fill a resting order in part or whole; return 1 if it still rests."""
+    p, r = w.parameters[0], w.resting[k]
+    say_fill(w, r.n, r.px, qty, p.maker_ppm, t.MAKER)
+    r.filled += qty
+    r.leaves -= qty
+    if r.filled >= r.total:
+        leave(w, k)
+        return 0
+    return 1
+
+
+@compiled
+def expire(w: World) -> None:
+    """Expire what is due, in order of arrival."""
+    s = w.state[0]
+    while True:
+        first = -1
+        for k in range(s.resting):
+            r = w.resting[k]
+            if r.expire_ts <= s.now and (first < 0 or r.arrived < w.resting[first].arrived):
+                first = k
+        if first < 0:
+            break
+        say(w, t.EXPIRE, w.resting[first].n, NULL)
+        leave(w, first)
+    watch(w)
+
+
+# ---------------------------------------------------------------- the queue in front
+
+
+@compiled
+def beyond(r: Any, level: int) -> int:
+    """How far a price on the other side is through the order's; negative: it is not there."""
+    return -1 if level == NULL else r.side * (r.px - level)
+
+
+@compiled
+def shown(side: int, px: int, best: int, size: int) -> int:
+    """Size that a book shows before an order at ``px`` on its own side, as far as it shows it."""
+    if best == NULL or side * (best - px) > 0:
+        return UNKNOWN
+    if best != px:
+        return 0
+    return UNKNOWN if size == NULL else size
+
+
+@compiled
+def taken_of(level: int, taken: int, px: int, size: int) -> tuple[int, int]:
+    """The level that the book shows now, and what we have taken of it."""
+    if px == NULL:
+        return level, taken
+    if px != level:
+        return px, 0
+    return px, taken if size == NULL else min(taken, size)
+
+
+@compiled
+def match_queues(w: World) -> None:
+    """Fill what exceeds the queue in front of each order; see ``sinks.fills.Queue``."""
+    s = w.state[0]
+    bid, ask, bid_sz, ask_sz = s.bid, s.ask, s.bid_sz, s.ask_sz
+    calm_bid = bid == NULL or (
+        bid < s.bid_high
+        and (bid > s.bid_low or (bid == s.bid_low and (bid_sz == NULL or bid_sz >= s.bid_ahead)))
+    )
+    calm_ask = ask == NULL or (
+        ask > s.ask_low
+        and (ask < s.ask_high or (ask == s.ask_high and (ask_sz == NULL or ask_sz >= s.ask_ahead)))
+    )
+    if calm_bid and calm_ask:
+        return
+    s.buy_touched, s.buy_taken = taken_of(s.buy_touched, s.buy_taken, ask, ask_sz)
+    s.sell_touched, s.sell_taken = taken_of(s.sell_touched, s.sell_taken, bid, bid_sz)
+    k = 0
+    while k < s.resting:
+        r = w.resting[k]
+        if r.side == BUY:
+            best, size, opposite, offered, taken = bid, bid_sz, ask, ask_sz, s.buy_taken
+        else:
+            best, size, opposite, offered, taken = ask, ask_sz, bid, bid_sz, s.sell_taken
+        r.ahead = min(r.ahead, shown(r.side, r.px, best, size))
+        far = beyond(r, opposite)
+        part = r.leaves if far > 0 else 0
+        if far == 0:
+            r.ahead = 0
+            part = r.leaves
+            if offered != NULL:
+                part = min(r.leaves, offered - taken)
+                if r.side == BUY:
+                    s.buy_taken = taken + part
+                else:
+                    s.sell_taken = taken + part
+        k += fill_maker(w, k, part) if part > 0 else 1

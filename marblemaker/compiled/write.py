@@ -1,0 +1,236 @@
+"""Writing: from the loop's rows of output to the run folder that the Rx engine writes.
+
+Rows are words (see ``layout``), so the digests of the trace are taken over them as they are, and
+columns are views of them with what is absent marked.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from marblemaker.compiled.layout import World
+from marblemaker.compiled.texts import NULL_WORD, Texts, word
+from marblemaker.trace import ORDER_UPDATES_SCHEMA, Trace
+from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal
+from streams.events import SIDE_NAMES
+from streams.recording import (
+    ACCOUNT_SCHEMA,
+    ROW_GROUP_ROWS,
+    FileEntry,
+    file_entry,
+    lazy_rows,
+    schema_of,
+)
+
+__all__ = ["Inputs", "Output"]
+
+_STATUS: Final = {
+    word(state): status
+    for state, status in {
+        "pending_new": "OPEN", "open": "OPEN", "pending_cancel": "OPEN", "pending_modify": "OPEN",
+        "filled": "FILLED",
+        "cancelled": "CANCELED", "rejected": "REJECTED", "expired": "EXPIRED",
+    }.items()
+}  # fmt: skip
+
+
+class _Rows:
+    """Rows of words, as the trace takes them."""
+
+    def __init__(self, words: NDArray[Any], widths: NDArray[np.int64]) -> None:
+        self.words: NDArray[np.uint64] = words.view(np.uint64)
+        self.widths = widths
+        self.height = len(widths)
+
+    def value(self, row: int) -> Any:
+        raise LookupError(f"a text of row {row} is not known by its word")
+
+
+def _rows_of(records: NDArray[Any]) -> _Rows:
+    """Records as rows of words, a line a field."""
+    width, height = len(records.dtype.names or ()), len(records)
+    words = np.ascontiguousarray(records.view(np.int64).reshape(height, width).T)
+    return _Rows(words, np.full(height, width, np.int64))
+
+
+class Inputs:
+    """Writes a file of inputs as it was delivered: the recording's rows with their numbers.
+
+    Only the numbers are new, so only they are kept until the end; the rest is in the recording.
+    """
+
+    def __init__(self, folder: Path, name: str, source: Path) -> None:
+        """Write ``folder/name.parquet`` at close, of the rows of ``source``."""
+        self.path = folder / f"{name}.parquet"
+        self._source = lazy_rows(name, source)
+        self._columns = list(schema_of(name))
+        self._segments: list[Path] = []
+        self._folder = folder / f".{name}"
+        self._rows = 0
+        self._span: tuple[int | None, int | None] = (None, None)
+
+    def append(self, rows: pl.DataFrame) -> None:
+        """Take the next rows, numbered."""
+        self._folder.mkdir(exist_ok=True)
+        segment = self._folder / f"{len(self._segments):06d}.arrow"
+        rows.select("seq").write_ipc(segment)
+        self._segments.append(segment)
+        self._rows += rows.height
+        first = rows["ts"][0] if self._span[0] is None else self._span[0]
+        self._span = (first, rows["ts"][-1])
+
+    def close(self) -> FileEntry:
+        """Put rows and numbers together, batch by batch."""
+        rest = self._source.drop("seq", strict=False)
+        numbers = pl.LazyFrame(schema={"seq": pl.UInt64})
+        if self._segments:
+            numbers = pl.scan_ipc(self._segments)
+        pl.concat([numbers, rest], how="horizontal").select(self._columns).sink_parquet(
+            self.path, compression="zstd", row_group_size=ROW_GROUP_ROWS, maintain_order=True
+        )
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return file_entry(self.path, self._rows, self._span)
+
+
+class Output:
+    """Takes what the loop has put out, and writes it."""
+
+    def __init__(self, journal: Journal, trace: Trace | None, texts: Texts) -> None:
+        """Write by way of the journal and the trace of the run."""
+        self._journal = journal
+        self._trace = trace
+        self._texts = dict(texts.by_word)
+        self._ended = pl.DataFrame(schema=ORDERS_SCHEMA)
+        self.fair_value: float | None = None
+        """What the latest priced decision was centred on, quote currency."""
+        if trace is not None:
+            trace.learn({word % 2**64: text for word, text in self._texts.items()})
+
+    def take(self, w: World, *, last: bool) -> Callable[[], None]:
+        """Take the rows that the loop has put out, and make room for more.
+
+        The function that is returned writes them, on whatever thread, in the order of the calls.
+        ``last``: orders that still work are written as they are.
+        """
+        s = w["state"][0]
+
+        def cut(name: str) -> NDArray[Any]:
+            # Copied: a column may be the memory of its rows, and the loop writes over them.
+            return w[f"{name}_out"][: s[f"{name}_rows"]].copy()
+
+        def lines(name: str) -> _Rows:
+            height = s[f"{name}_rows"]
+            words = w[f"{name}_out"][:, :height].copy()
+            return _Rows(words, w[f"{name}_out_widths"][:height].copy())
+
+        feeds, states = [lines("signal"), lines("target")], lines("state")
+        wanted, decisions, updates = cut("wanted"), cut("decision"), cut("update")
+        fills, account, ended = cut("fill"), cut("account"), cut("order")
+        working = w["orders"][: s["working"]].copy()
+        if last:
+            ended = np.concatenate([ended, working[list(ended.dtype.names or ())]])
+            working = working[:0]
+        for name in ("signal", "target", "state", "wanted", "decision", "update", "account",
+                     "fill", "order"):  # fmt: skip
+            s[f"{name}_rows"] = 0
+        s["full"] = 0
+
+        def write() -> None:
+            if self._trace is not None:
+                self._trace.take_rows(feeds, states, _rows_of(decisions))
+                self._trace.take_frames(
+                    _rows_of(wanted),
+                    self._frame(wanted, DECISIONS_SCHEMA),
+                    _rows_of(updates),
+                    self._frame(updates, ORDER_UPDATES_SCHEMA),
+                )
+            decided = self._frame(decisions, DECISIONS_SCHEMA)
+            anchors = decided["anchor"].drop_nulls()
+            if anchors.len():
+                self.fair_value = anchors[-1]
+            oldest = int(working[0]["n"]) if len(working) else None
+            self._journal.append(
+                decisions=decided,
+                orders=self._final_orders(ended, oldest),
+                fills=self._frame(fills, FILLS_SCHEMA, {"side": _SIDES}),
+                account=self._account(account),
+            )
+
+        return write
+
+    def _final_orders(self, rows: NDArray[Any], oldest: int | None) -> pl.DataFrame:
+        """Orders that have ended, by number; those after the ``oldest`` that works must wait."""
+        ended = pl.DataFrame(
+            {
+                "n": rows["n"],
+                "ts": rows["ts"],
+                "side": _texts(rows["side"], _SIDES),
+                "type": _texts((rows["px"] == NULL_WORD).astype(np.int64), _TYPES),
+                "px": _with_nulls(rows["px"]),
+                "qty": rows["qty"],
+                "status": _texts(rows["state"], _STATUS),
+                "filled": rows["filled"],
+                "ts_last": rows["ts_last"],
+            },
+            ORDERS_SCHEMA,
+        )
+        every = pl.concat([self._ended, ended]).sort("n")
+        final = every.height
+        if oldest is not None:
+            final = int(every["n"].search_sorted(oldest, side="left"))
+        self._ended = every.slice(final)
+        return every.slice(0, final)
+
+    def _account(self, rows: NDArray[Any]) -> pl.DataFrame:
+        frame = self._frame(rows, ACCOUNT_SCHEMA, {"venue_id": None})
+        trades = pl.Series("venue_id", _with_nulls(rows["venue_id"]).cast(pl.String))
+        return frame.with_columns(trades).select(list(ACCOUNT_SCHEMA))
+
+    def _frame(
+        self,
+        rows: NDArray[Any],
+        schema: pl.Schema,
+        spelled: Mapping[str, Mapping[int, str] | None] | None = None,
+    ) -> pl.DataFrame:
+        """Records as columns; ``spelled`` has texts of columns that are no words, or leaves out."""
+        columns: dict[str, pl.Series] = {}
+        spelled = spelled or {}
+        for name, dtype in schema.items():
+            texts = spelled.get(name, self._texts)
+            if texts is None:
+                continue
+            if dtype == pl.String:
+                columns[name] = _texts(rows[name], texts)
+            elif dtype == pl.Boolean:
+                columns[name] = pl.Series(rows[name] != 0)
+            else:
+                columns[name] = _with_nulls(rows[name]).cast(dtype)
+        return pl.DataFrame(columns)
+
+
+_SIDES: Final = dict(SIDE_NAMES)
+_TYPES: Final = {0: "LIMIT", 1: "MARKET"}
+
+
+def _texts(words: NDArray[np.int64], texts: Mapping[int, str]) -> pl.Series:
+    """Words as texts; ``NULL_WORD`` is an absent one."""
+    distinct, place = np.unique(words, return_inverse=True)
+    spelled = [None if w == NULL_WORD else texts[w] for w in distinct.tolist()]
+    return pl.Series(spelled, dtype=pl.String).gather(place)
+
+
+def _with_nulls(values: NDArray[Any]) -> pl.Series:
+    """A column of which the words that say so are absent."""
+    values = np.ascontiguousarray(values)
+    absent = values.view(np.int64) == NULL_WORD
+    series = pl.Series(values)
+    if absent.any():
+        series = pl.select(pl.when(pl.Series(~absent)).then(series)).to_series()
+    return series

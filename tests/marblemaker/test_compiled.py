@@ -1,0 +1,395 @@
+"""The compiled engine: the Rx engine's run folder, bit for bit, or a refusal by name.
+
+``MARBLE_EXAMPLES`` sets how many random sessions are tried; a few by default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as trying
+from hypothesis import strategies as st
+
+from marblemaker.bundled import BUNDLED
+from marblemaker.cli import main
+from marblemaker.compiled import coverage, engine
+from marblemaker.compiled.coverage import NOT_DONE, Asked
+from marblemaker.replay import replay
+from marblemaker.settings import SettingsError
+from streams.recording import Recording, RecordingError
+from tests.engines import both, differences
+from tests.sessions import (
+    SECOND,
+    START,
+    frame,
+    random_feeds,
+    random_sections,
+    random_strategy,
+    random_trades,
+    settings,
+    write_recording,
+)
+
+EXAMPLES = int(os.environ.get("MARBLE_EXAMPLES", "12"))
+ROOT = Path(__file__).parents[2]
+
+
+# ---------------------------------------------------------------- the bundled session
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty minutes of the bundled session: a jump, a sweep and books that are no books."""
+    feeds = {}
+    for name in ("signal", "target"):
+        rows = pl.read_parquet(BUNDLED / f"{name}.parquet")
+        begin = START + 3_000 * SECOND
+        feeds[name] = rows.filter(pl.col("ts").is_between(begin, begin + 1_200 * SECOND))
+    return write_recording(tmp_path_factory.mktemp("window") / "recording", feeds)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"strategy": {"signal_baseline": "session"}, "venue": {"fill_model": "cross"}},
+        {"strategy": {"preset": "tutorial"}, "venue": {"latency": "50ms"}},
+        {"strategy": {"preset": "fair_value", "half_spread_bps": 2.0, "min_interval_ms": 200.0}},
+        {"strategy": {"preset": "ladder", "signal_skew_factor": 15.0, "max_inventory": "0.5",
+                      "order_size": "0.05"}, "venue": {"fill_model": "queue"}},
+        {"strategy": {"signal_baseline": "ewma", "expire_time_secs": 20.0, "half_spread_bps": 3.0},
+         "orders": {"replace": "keep"}, "venue": {"tier": "premium"},
+         "risk": {"max_loss": "0.05", "max_notional": "30"}},
+    ],
+    ids=["cross", "tutorial", "fair_value", "ladder", "ewma"],
+)  # fmt: skip
+def test_every_preset_gives_the_same_run_of_a_stretch_of_the_bundled_session(
+    window: Path, tmp_path: Path, overrides: Mapping[str, Any]
+) -> None:
+    chosen = settings(**overrides)
+
+    rx, compiled = both(window, chosen, tmp_path)
+
+    assert differences(rx, compiled) == []
+    assert pl.read_parquet(rx / "fills.parquet").height or "tutorial" in str(overrides)
+
+
+def test_the_whole_bundled_session_by_the_command_line_gives_the_same_run(tmp_path: Path) -> None:
+    for name in ("rx", "compiled"):
+        assert main(["replay", str(BUNDLED), "--engine", name, "--out", str(tmp_path / name)]) == 0
+
+    assert differences(tmp_path / "rx", tmp_path / "compiled") == []
+    assert json.loads((tmp_path / "compiled/summary.json").read_text())["fills"]["total"] > 10
+
+
+def test_the_run_does_not_depend_on_the_size_of_batches(window: Path, tmp_path: Path) -> None:
+    chosen = settings(strategy={"half_spread_bps": 2.0, "min_interval_ms": 100.0})
+    runs = []
+    for rows in (97, 4_096, 262_144):
+        runs.append(tmp_path / str(rows))
+        engine.replay_compiled(window, chosen, runs[-1], batch_rows=rows)
+
+    assert differences(runs[0], runs[1]) == []
+    assert differences(runs[1], runs[2]) == []
+
+
+# ---------------------------------------------------------------- random sessions
+
+
+@st.composite
+def feeds(draw: st.DrawFn) -> dict[str, pl.DataFrame]:
+    """Two small feeds; every row is drawn, so that a failure shrinks to the rows that matter."""
+    found = {}
+    for name, tick in (("signal", 10_000_000), ("target", 1_000_000)):
+        ts, mid, rows = START + draw(st.sampled_from((0, -2, 23_397))) * SECOND, 0, []
+        steps = st.tuples(
+            st.sampled_from((100, 0, 1, 700, 3_000, 70_000)),
+            st.sampled_from((0, 1, -1, 4, -7, 60, -300)),
+            st.sampled_from((2, 1, 9, 0)),
+            st.sampled_from((None, None, None, "bid", "ask", "both", "crossed", "zero")),
+        )
+        for wait_ms, move, half, fault in draw(st.lists(steps, min_size=1, max_size=40)):
+            ts += wait_ms * 1_000_000 if wait_ms != 1 else 1
+            mid += move * (5 if name == "target" else 1)
+            middle = 207 * SECOND // tick + mid
+            bid: int | None = (middle - half) * tick
+            ask: int | None = (middle + half) * tick
+            size: int | None = 0 if fault == "zero" else 3 * SECOND
+            bid = None if fault in ("bid", "both") else bid
+            ask = None if fault in ("ask", "both") else ask
+            if fault == "crossed":
+                bid, ask = ask, bid
+            rows.append((ts, bid, ask, size, None if fault == "bid" else size))
+        found[name] = frame(rows)
+    return found
+
+
+@st.composite
+def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
+    """Settings that ``check`` accepts and the compiled engine does."""
+    of = st.sampled_from
+    strategy = {
+        "preset": draw(of(("composite", "tutorial", "fair_value", "ladder"))),
+        "half_spread_bps": draw(of((10.0, 1.0, 0.0))),
+        "requote_threshold_bps": draw(of((5.0, 0.0, 50.0))),
+        "signal_skew_factor": draw(of((55.0, 0.0, -400.0))),
+        "signal_baseline": draw(of(("first", "session", "ewma", 207.0))),
+        "min_interval_ms": draw(of((0.0, 150.0, 1_500.0))),
+        "max_position": draw(of(("0.2", "0.05", "2"))),
+        "on_cancel_resubmit": draw(st.booleans()),
+        "flatten_on_stop": draw(st.booleans()),
+        "expire_time_secs": draw(of(("off", 1.0))),
+    }
+    if strategy["preset"] == "ladder":
+        strategy |= {
+            "inventory_skew_factor": 0.5, "order_size": "0.05", "max_inventory": "0.3",
+            "tick_size": draw(of((25, 1))), "signal_skew_factor": draw(of((0.0, 15.0))),
+        }  # fmt: skip
+    return {
+        "strategy": strategy,
+        "guards": {
+            "max_signal_age_secs": draw(of((30.0, 2.0, "off"))),
+            "max_quiet_signal_age_secs": draw(of(("off", 45.0))),
+            "max_target_age_secs": draw(of((60.0, 2.0, "off"))),
+            "dead_after_secs": draw(of((30.0, 1.0))),
+            "collar_bps": draw(of((100.0, 10.0, "off"))),
+            "max_basis_bps": draw(of((500.0, 5.0, "off"))),
+            "locked": draw(of(("withdraw", "quote"))),
+        },
+        "session": {
+            "outside": draw(of(("withdraw", "widen"))), "calendar": draw(of(("XNYS", "24/7"))),
+        },
+        "risk": {
+            "max_rejects_per_minute": draw(of((30, 1))), "cooldown_secs": draw(of((60.0, 0.5))),
+            "max_loss": draw(of(("off", "0.001"))), "max_notional": draw(of(("off", "15"))),
+        },
+        "orders": {
+            "replace": draw(of(("cancel_create", "keep", "modify"))),
+            "stop_timeout_secs": draw(of((10.0, 0.05))),
+        },
+        "venue": {
+            "fill_model": draw(of(("touch", "cross", "queue"))),
+            "latency": draw(of((0.0, "1ns", 100.0, "tier"))),
+            "tier": draw(of(("standard", "premium"))),
+            "max_orders_per_market": draw(of(("off", 1))),
+            "max_orders_per_account": draw(of(("off", 2))),
+        },
+    }  # fmt: skip
+
+
+@st.composite
+def statuses(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Rows of status: signs of life, disconnects, and the operator's kill switch."""
+    of_feed = ("heartbeat", "sibling", "disconnect", "notice")
+    row = st.one_of(
+        st.tuples(st.sampled_from(("signal", "target")), st.sampled_from(of_feed)),
+        st.tuples(st.just("operator"), st.sampled_from(("kill", "release"))),
+    )
+    rows, ts = [], START
+    for wait_ms, (source, kind) in draw(
+        st.lists(st.tuples(st.sampled_from((0, 300, 2_500)), row), max_size=8)
+    ):
+        ts += wait_ms * 1_000_000
+        rows.append({"ts": ts, "source": source, "kind": kind, "text": draw(st.none() | st.text())})
+    return rows
+
+
+@trying(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="MARBLE_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+@given(feeds=feeds(), chosen=sections(), status=statuses(), seed=st.integers(0, 9))
+def test_both_engines_agree_on_random_sessions_settings_and_faults(
+    feeds: dict[str, pl.DataFrame],
+    chosen: dict[str, dict[str, Any]],
+    status: list[dict[str, Any]],
+    seed: int,
+) -> None:
+    trades = random_trades(seed, feeds["target"])
+    events = {"status": status, "trades": trades}
+    with tempfile.TemporaryDirectory() as folder:
+        recording = write_recording(
+            Path(folder) / "recording", feeds, {name: rows for name, rows in events.items() if rows}
+        )
+
+        rx, compiled = both(recording, settings(**chosen), Path(folder), batch_rows=16)
+
+        assert differences(rx, compiled) == []
+
+
+@pytest.mark.parametrize("seed", range(EXAMPLES // 2))
+def test_both_engines_agree_on_longer_random_sessions(seed: int, tmp_path: Path) -> None:
+    chosen = random_sections(seed)
+    chosen["strategy"] = random_strategy(seed)
+    chosen["venue"] |= {"volume_quota": "off", "transactions_per_minute": "off"}
+    walked = random_feeds(seed)
+    trades = random_trades(seed, walked["target"])
+    recording = write_recording(tmp_path / "recording", walked, {"trades": trades})
+
+    rx, compiled = both(recording, settings(**chosen), tmp_path, batch_rows=100)
+
+    assert differences(rx, compiled) == []
+
+
+def test_recordings_with_numbers_are_merged_by_them(tmp_path: Path) -> None:
+    walked = random_feeds(5, 200)
+    both_ts = np.concatenate([walked[name]["ts"].to_numpy() for name in ("signal", "target")])
+    # The target first where instants are equal: the other way round than without numbers.
+    names = np.repeat([1, 0], [walked["signal"].height, walked["target"].height])
+    order = np.lexsort((np.arange(len(both_ts)), names, both_ts))
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.arange(1, len(order) + 1) * 3
+    cut = walked["signal"].height
+    numbered = {
+        name: walked[name].with_columns(seq=pl.Series(part, dtype=pl.UInt64))
+        for name, part in (("signal", numbers[:cut]), ("target", numbers[cut:]))
+    }
+    recording = write_recording(tmp_path / "recording", numbered)
+
+    rx, compiled = both(recording, settings(), tmp_path, batch_rows=50)
+
+    assert differences(rx, compiled) == []
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def _asked(**changes: Any) -> Asked:
+    chosen = changes.pop("settings", settings())
+    recordings = [Recording.open(BUNDLED)] * changes.pop("recordings", 1)
+    options = {"recorded": False, "bounds": False, "strict": False} | changes
+    return Asked(recordings, chosen, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (_asked(recordings=2), "several recordings as one session"),
+        (_asked(strict=True), "--strict"),
+        (_asked(bounds=True), "--fills bounds"),
+        (_asked(recorded=True), "recorded answers of a venue (--venue recorded)"),
+        (_asked(settings=settings(signal={"others": ["QQQ.EQUS"]})),
+         "several signals (signal.others)"),
+        (_asked(settings=settings(strategy={"anchor_without_own": True})),
+         "strategy.anchor_without_own"),
+        (_asked(settings=settings(venue={"limits": "tier"})),
+         "budgets (venue.limits, transactions_per_minute, volume_quota)"),
+        (_asked(settings=settings(venue={"latency": "5s"})),
+         "venue.latency of orders.in_flight_timeout_secs or longer"),
+        (_asked(settings=settings(risk={"kill_file": "k"})), "risk.kill_file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_it_does_not_do_it_refuses_by_name(asked: Asked, name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        coverage.refuse_what_is_not_done(asked)
+
+    assert f"--engine compiled does not do {name};" in str(caught.value)
+    assert "--engine rx" in str(caught.value)
+
+
+def test_every_refusal_is_tried_here_and_told_in_the_documentation() -> None:
+    text = (ROOT / "docs/compiled.md").read_text(encoding="utf-8")
+    here = Path(__file__).read_text(encoding="utf-8")
+    for one in NOT_DONE:
+        assert f"- {one.what}\n" in text
+        assert one.what in here
+    told = text.partition("## What it does not do")[2]
+    assert told.count("\n- ") == len(NOT_DONE)
+
+
+def test_only_with_fallback_the_other_engine_does_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = write_recording(tmp_path / "recording", random_feeds(1, 50))
+    line = [
+        "replay",
+        str(recording),
+        "--engine",
+        "compiled",
+        "--set",
+        "strategy.anchor_without_own=true",
+    ]
+
+    assert main([*line, "--out", str(tmp_path / "no")]) == 2
+    assert "does not do strategy.anchor_without_own" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+    assert main([*line, "--out", str(tmp_path / "run"), "--fallback"]) == 0
+    assert "this is --engine rx" in capsys.readouterr().err
+    replay(recording, settings(strategy={"anchor_without_own": True}), tmp_path / "rx")
+    assert differences(tmp_path / "rx", tmp_path / "run") == []
+
+
+def test_prices_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    quotes = frame([(START, 2 * 10**17, 3 * 10**17, 1, 1)])
+    recording = write_recording(tmp_path / "recording", {"signal": quotes, "target": quotes})
+
+    with pytest.raises(RecordingError, match="counts up to 100000000000000000 there"):
+        engine.replay_compiled(recording, settings(), tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_two_files_share_are_refused(tmp_path: Path) -> None:
+    rows = frame([(START, 1_000_000_000, 2_000_000_000, 1, 1)])
+    quotes = rows.with_columns(seq=pl.lit(7, pl.UInt64))
+    recording = write_recording(tmp_path / "recording", {"signal": quotes, "target": quotes})
+
+    with pytest.raises(RecordingError, match="a seq occurs in two files"):
+        engine.replay_compiled(recording, settings(), tmp_path / "run")
+
+
+def test_time_that_goes_back_along_the_numbers_is_refused(tmp_path: Path) -> None:
+    book = (1_000_000_000, 2_000_000_000, 1, 1)
+    recording = write_recording(
+        tmp_path / "recording",
+        {
+            "signal": frame([(START + 5, *book)]).with_columns(seq=pl.lit(1, pl.UInt64)),
+            "target": frame([(START, *book)]).with_columns(seq=pl.lit(2, pl.UInt64)),
+        },
+    )
+
+    with pytest.raises(RecordingError, match="along seq, ts must not go back"):
+        engine.replay_compiled(recording, settings(), tmp_path / "run")
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def test_the_compiled_code_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    engine.compiled_run()
+    recording = write_recording(tmp_path / "recording", random_feeds(1, 20))
+    engine.replay_compiled(recording, settings(), tmp_path / "here")
+    program = (
+        "import sys; from marblemaker.cli import main; "
+        f"sys.exit(main(['replay', {str(recording)!r}, '--engine', 'compiled', "
+        f"'--out', {str(tmp_path / 'there')!r}]))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+
+    assert "compiling" not in done.stderr
+    assert differences(tmp_path / "here", tmp_path / "there") == []
+
+
+def test_code_of_other_sources_is_not_taken_for_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = engine._version()
+    monkeypatch.setattr(engine, "_SOURCES", ("operators",))
+
+    assert engine._version() != now
