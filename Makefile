@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/marble demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

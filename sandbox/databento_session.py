@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import random
@@ -168,7 +169,9 @@ class Session:
             if listening is not None:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
-            self._transport.abort()
+            # asyncio's transport has let go of its loop once the connection is lost.
+            with contextlib.suppress(AttributeError):
+                self._transport.abort()
 
     def close(self, *, reset: bool = False, last_words: str = "") -> None:
         """End the session: with RST at once, or with FIN after what was sent.

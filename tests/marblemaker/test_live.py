@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,13 @@ def run_live(
     secs: float,
     *,
     until: Enough = lambda _: True,
+    within: float = 30.0,
     resume: Path | None = None,
 ) -> tuple[LiveRun, dict[str, Any]]:
     """Run for ``secs`` of the wall, and on until it has come as far as a test needs it to.
 
     What a run reaches in some seconds depends on the machine and on what else runs there; that it
-    gets there in half a minute does not.
+    gets there ``within`` half a minute more does not.
     """
 
     async def main() -> tuple[LiveRun, dict[str, Any]]:
@@ -65,7 +67,7 @@ def run_live(
 
         stopping = asyncio.create_task(stop_when_done())
         try:
-            return run, await run.run(for_secs=secs + 30.0)
+            return run, await run.run(for_secs=secs + within)
         finally:
             stopping.cancel()
 
@@ -153,26 +155,31 @@ FAULTS = (
 AT_THE_STOP = {"http_405", "http_429", "http_5xx", "quota_spent", "token_expiry"}
 
 
+def has_happened(kind: Any, servers: tuple[Any, ...], _: LiveRun) -> bool:
+    return kind in AT_THE_STOP or any(server.faults.happened.get(kind, 0) for server in servers)
+
+
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_run_survives_each_fault_agrees_with_the_venue_and_replays(
     kind: Any, tmp_path: Path
 ) -> None:
-    # Two of each, in the two seconds after the run has found its feet.
+    # Two of each, in the two seconds after the run has found its feet. Whether anything of ours is
+    # filled or acknowledged just then is up to the market: if not, another run is tried.
     drawn = Faults.random(FAULTS.index(kind), [kind], 2.0, 2).faults
-    faults = Faults([replace(fault, at=(fault.at or 0.0) + 1.5) for fault in drawn])
-    with sandboxed(speed=60.0, tier="premium", faults=faults) as sandbox:
-        servers = (sandbox.gateway, sandbox.venue)
-
-        def happened(_: LiveRun | None = None) -> int:
-            return sum(server.faults.happened.get(kind, 0) for server in servers)
-
-        run, summary = run_live(
-            sandbox, tmp_path / "run", "live", chosen(), 4.0,
-            until=lambda _: kind in AT_THE_STOP or happened() > 0,
-        )  # fmt: skip
-        assert_agrees_with_the_venue(sandbox, run, summary)
-    assert happened() > 0, "the fault never came"
-    assert_replays_to_the_same(tmp_path / "run", summary["digest"], tmp_path / "again")
+    for attempt in range(3):
+        faults = Faults([replace(fault, at=(fault.at or 0.0) + 1.5) for fault in drawn])
+        with sandboxed(speed=60.0, tier="premium", faults=faults) as sandbox:
+            servers = (sandbox.gateway, sandbox.venue)
+            out = tmp_path / f"run{attempt}"
+            run, summary = run_live(
+                sandbox, out, "live", chosen(), 4.0, within=12.0,
+                until=partial(has_happened, kind, servers),
+            )  # fmt: skip
+            assert_agrees_with_the_venue(sandbox, run, summary)
+        assert_replays_to_the_same(out, summary["digest"], tmp_path / f"again{attempt}")
+        if any(server.faults.happened.get(kind, 0) for server in servers):
+            return
+    raise AssertionError("the fault never came")
 
 
 def test_the_log_has_the_graphs_time_and_the_walls(tmp_path: Path) -> None:
