@@ -685,6 +685,19 @@ class LiveRun:
             files=files,
         )
 
+    def _finish_trace(self, manifest: Manifest, digest: str) -> None:
+        """Write the rest of the trace; without it the run is whole, and cannot be proven."""
+        self._disk.shutdown(wait=True)
+        if self._trace is None:
+            return
+        names = [name for name in manifest.files if name in FILES]
+        try:
+            self._traced.result()
+            finish_trace(self._trace, self.folder, manifest, digest, names=names)
+        except Exception as error:
+            # Whatever it is, the manifest that says how the run ended must still be written.
+            _log.error("the trace is not whole, so the run cannot be proven: %s", error)
+
     def _finish(self, manifest: Manifest) -> dict[str, Any]:
         assert self._recorder is not None
         assert self._journal is not None
@@ -719,11 +732,7 @@ class LiveRun:
             "digest": self._journal.digest(),
         }
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        self._disk.shutdown(wait=True)
-        if self._trace is not None:
-            self._traced.result()
-            names = [name for name in manifest.files if name in FILES]
-            finish_trace(self._trace, self.folder, manifest, str(summary["digest"]), names=names)
+        self._finish_trace(manifest, str(summary["digest"]))
         self._recorder.finish(manifest)
         return summary
 

@@ -163,6 +163,24 @@ def test_a_crash_in_a_timer_of_the_graph_cancels_everything_too(tmp_path: Path) 
         assert summary["left_working"] == []
 
 
+def test_a_trace_that_cannot_be_written_does_not_cost_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import marblemaker.live as module
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "finish_trace", full)
+    with sandboxed(speed=60.0) as sandbox:
+        run_live(sandbox, tmp_path / "run", "dry", chosen(), 0.5, until=has_quoted)
+    assert read_manifest(tmp_path / "run").ended == "complete"
+    assert "the trace is not whole" in (tmp_path / "run" / "log.jsonl").read_text()
+    certificate = prove(tmp_path / "run")
+    assert certificate.verdict == "identical"
+    assert "kept no digests" in certificate.notes[0]
+
+
 def test_a_disk_that_runs_full_stops_the_quoting_and_says_so(tmp_path: Path) -> None:
     # The limit is on the size of each file: the log and the segments stay below it, for a while.
     program = (
