@@ -52,7 +52,7 @@ _SECRETS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    """Run one command; return its exit code, see ``marblemaker.console``."""
     arguments_parser = parser()
     arguments = arguments_parser.parse_args(argv)
     console = Console(as_json=arguments.json)
@@ -101,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="marble",
         description="Reactive market making: reference quotes in, post-only orders out.",
-        epilog="Exit codes: 0 done, 1 diverged or failed, 2 wrong use, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 diverged or failed, 2 wrong use or not provable, "
+        "130 interrupted.",
     )
     whole.add_argument("--version", action="version", version=f"marblemaker {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")

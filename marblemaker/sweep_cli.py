@@ -55,7 +55,10 @@ def add_sweep_commands(commands: Any, command: Callable[..., argparse.ArgumentPa
     sweep.add_argument(
         "--cluster", metavar="ADDRESS", help="compute on this Dask cluster, tcp://HOST:PORT"
     )
-    sweep.add_argument("--engine", choices=("rx", "compiled"), default="rx")
+    sweep.add_argument(
+        "--engine", choices=("rx", "compiled"), default="rx",
+        help="rx: the reactive graph (compiled: not for sweeps in this version)",
+    )  # fmt: skip
     sweep.add_argument(
         "--yes", action="store_true", help="also if there are more than 10,000 combinations"
     )

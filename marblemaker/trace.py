@@ -320,11 +320,6 @@ class Trace:
         tape = self._orders.tape
         tape.write(update, tape.buffer, -1)
 
-    @property
-    def waiting(self) -> int:
-        """Bytes that have been told since the last ``take``."""
-        return sum(len(stage.tape.buffer) for stage in self._feeds)
-
     def take(self) -> Callable[[], None]:
         """Let go of what has been told; the function that is returned digests and writes it."""
         feeds = [(stage, cut(stage.tape)) for stage in self._feeds]

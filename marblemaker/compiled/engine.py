@@ -116,7 +116,7 @@ def replay_compiled(
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Do as ``marblemaker.replay.replay``: the same run folder, two orders of magnitude sooner.
+    """Do as ``marblemaker.replay.replay``: the same run folder, an order of magnitude sooner.
 
     ``note`` is told if code must be compiled first.
 
