@@ -96,7 +96,7 @@ class _Told(event.Listener):
     def on_start(self, _: Any) -> None:
         if self._note is not None:
             note, self._note = self._note, None
-            note("compiling the engine: once, about a minute; it is kept for the next start")
+            note("compiling the engine: once, about half a minute; it is kept for the next start")
 
     def on_end(self, _: Any) -> None:
         pass

@@ -41,11 +41,6 @@ from tests.sessions import (
     write_recording,
 )
 
-pytestmark = pytest.mark.skipif(
-    "MARBLE_TEST_COMPILED" not in os.environ,
-    reason="the compiled engine takes a minute to compile: set MARBLE_TEST_COMPILED=1",
-)
-
 EXAMPLES = int(os.environ.get("MARBLE_EXAMPLES", "12"))
 ROOT = Path(__file__).parents[2]
 
