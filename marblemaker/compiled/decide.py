@@ -28,7 +28,7 @@ from marblemaker.compiled.layout import (
     TRIPPED,
     World,
 )
-from marblemaker.compiled.machine import compiled, inlined
+from marblemaker.compiled.machine import compiled, hot, inlined
 from marblemaker.compiled.pace import throttled
 from marblemaker.compiled.price import price
 from marblemaker.compiled.sink import decided
@@ -296,7 +296,7 @@ def on_lawful(w: World, i: int, j: int) -> None:
 # ---------------------------------------------------------------- requote
 
 
-@compiled
+@hot
 def unchanged(p: Any, s: Any, signal: Any, target: Any) -> bool:
     """Tell whether the latest of both feeds surely leads to nothing but a count.
 

@@ -15,7 +15,7 @@ from marblemaker.compiled.layout import (
     SIGNAL_AGED,
     World,
 )
-from marblemaker.compiled.machine import compiled
+from marblemaker.compiled.machine import compiled, hot
 from operators.books import LOCKED
 from operators.guards.age import LIVE, QUIET
 
@@ -44,7 +44,7 @@ def judged(v: Any, value: float, limit: float) -> None:
     v.has_value, v.has_limit, v.value, v.limit = 1, 1, value, limit
 
 
-@compiled
+@hot
 def refused_before_mid(
     p: Any, g: Any, f: Any, v: Any, source: int, seq: int, ts: int, ts_event: int,
     bid: int, ask: int, bid_sz: int, ask_sz: int, flags: int,
@@ -92,7 +92,7 @@ def refused_before_mid(
     return False
 
 
-@compiled
+@hot
 def disbelieved(
     g: Any, f: Any, v: Any, source: int, seq: int, ts: int, bid: int, ask: int, mid: float
 ) -> bool:
@@ -140,7 +140,7 @@ def baseline(p: Any, f: Any, opens: Any, ts: int, mid: float) -> float:
     return f.first
 
 
-@compiled
+@hot
 def chain(
     p: Any, g: Any, f: Any, v: Any, opens: Any, source: int, seq: int, ts: int, ts_event: int,
     bid: int, ask: int, bid_sz: int, ask_sz: int, flags: int,
@@ -260,7 +260,7 @@ def refusal_words(w: World, v: Any, out: Any, doubles: Any, line: int, k: int) -
         doubles[line + 9, k] = v.limit
 
 
-@compiled
+@hot
 def tell_feed(w: World, source: int) -> None:
     """Write down what a feed hands on."""
     s = w.state[0]

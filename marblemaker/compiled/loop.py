@@ -428,50 +428,63 @@ def make_run(version: str) -> Callable[..., int]:
         # In the tutorial a refused book leaves the sound one before it in place.
         apart = SIGNAL_AGED if p.tutorial else SIGNAL
         vs, vt = w.values[apart + SIGNAL], w.values[apart + TARGET]
+        # An array that is a field of an argument is counted again wherever it is used.
+        signal_key, signal_ts, signal_number = signal.key, signal.ts, signal.number
+        signal_event, signal_flags = signal.ts_event, signal.flags
+        signal_bid, signal_ask = signal.bid_px, signal.ask_px
+        signal_bid_sz, signal_ask_sz = signal.bid_sz, signal.ask_sz
+        target_key, target_ts, target_number = target.key, target.ts, target.number
+        target_event, target_flags = target.ts_event, target.flags
+        target_bid, target_ask = target.bid_px, target.ask_px
+        target_bid_sz, target_ask_sz = target.bid_sz, target.ask_sz
+        status_key, status_ts, trades_key, trades_ts = status.key, status.ts, trades.key, trades.ts
+        signals, targets = len(signal_key), len(target_key)
+        statuses, prints = len(status_key), len(trades_key)
+        opens = w.opens
         while not s.stopped:
             if s.full:
                 return FULL
             if s.trouble:
                 return TROUBLE
             i, j = s.at_signal, s.at_target
-            if i == len(signal.key) and s.more_signal:
+            if i == signals and s.more_signal:
                 return MORE_SIGNAL
-            if j == len(target.key) and s.more_target:
+            if j == targets and s.more_target:
                 return MORE_TARGET
-            if s.at_status == len(status.key) and s.more_status:
+            if s.at_status == statuses and s.more_status:
                 return MORE_STATUS
-            if s.at_trades == len(trades.key) and s.more_trades:
+            if s.at_trades == prints and s.more_trades:
                 return MORE_TRADES
             # Ties go in this order.
             key, kind = NEVER, -1
-            if s.at_status < len(status.key):
-                key, kind = status.key[s.at_status], STATUS_KIND
-            if i < len(signal.key):
-                if by_seq and signal.key[i] == key:
+            if s.at_status < statuses:
+                key, kind = status_key[s.at_status], STATUS_KIND
+            if i < signals:
+                if by_seq and signal_key[i] == key:
                     return twice(s)
-                if signal.key[i] < key:
-                    key, kind = signal.key[i], SIGNAL_KIND
-            if s.at_trades < len(trades.key):
-                if by_seq and trades.key[s.at_trades] == key:
+                if signal_key[i] < key:
+                    key, kind = signal_key[i], SIGNAL_KIND
+            if s.at_trades < prints:
+                if by_seq and trades_key[s.at_trades] == key:
                     return twice(s)
-                if trades.key[s.at_trades] < key:
-                    key, kind = trades.key[s.at_trades], TRADE_KIND
-            if j < len(target.key):
-                if by_seq and target.key[j] == key:
+                if trades_key[s.at_trades] < key:
+                    key, kind = trades_key[s.at_trades], TRADE_KIND
+            if j < targets:
+                if by_seq and target_key[j] == key:
                     return twice(s)
-                if target.key[j] < key:
-                    key, kind = target.key[j], TARGET_KIND
+                if target_key[j] < key:
+                    key, kind = target_key[j], TARGET_KIND
             if kind < 0:
                 break
             is_signal = kind == SIGNAL_KIND
             if is_signal:
-                ts = signal.ts[i]
+                ts = signal_ts[i]
             elif kind == TARGET_KIND:
-                ts = target.ts[j]
+                ts = target_ts[j]
             elif kind == STATUS_KIND:
-                ts = status.ts[s.at_status]
+                ts = status_ts[s.at_status]
             else:
-                ts = trades.ts[s.at_trades]
+                ts = trades_ts[s.at_trades]
             if by_seq and ts < s.before_ts:
                 s.trouble = BACKWARDS
                 return TROUBLE
@@ -491,25 +504,25 @@ def make_run(version: str) -> Callable[..., int]:
             if is_signal:
                 s.at_signal = i + 1
                 s.seq += 1
-                signal.number[i] = s.seq
+                signal_number[i] = s.seq
                 chain(
-                    p, gs, fs, vs, w.opens, SIGNAL, s.seq, ts, signal.ts_event[i],
-                    signal.bid_px[i], signal.ask_px[i], signal.bid_sz[i], signal.ask_sz[i],
-                    signal.flags[i],
+                    p, gs, fs, vs, opens, SIGNAL, s.seq, ts, signal_event[i],
+                    signal_bid[i], signal_ask[i], signal_bid_sz[i], signal_ask_sz[i],
+                    signal_flags[i],
                 )  # fmt: skip
                 f, g, source = fs, gs, SIGNAL
             else:
                 s.at_target = j + 1
-                bid, ask = target.bid_px[j], target.ask_px[j]
-                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, target.bid_sz[j], target.ask_sz[j]
+                bid, ask = target_bid[j], target_ask[j]
+                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, target_bid_sz[j], target_ask_sz[j]
                 if matters(s, ts):
                     on_book(w)
                     answer_first(w, ts)
                 s.seq += 1
-                target.number[j] = s.seq
+                target_number[j] = s.seq
                 chain(
-                    p, gt, ft, vt, w.opens, TARGET, s.seq, ts, target.ts_event[j],
-                    bid, ask, target.bid_sz[j], target.ask_sz[j], target.flags[j],
+                    p, gt, ft, vt, opens, TARGET, s.seq, ts, target_event[j],
+                    bid, ask, target_bid_sz[j], target_ask_sz[j], target_flags[j],
                 )  # fmt: skip
                 f, g, source = ft, gt, TARGET
             f.since, f.has_spoken = ts, 1

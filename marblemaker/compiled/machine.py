@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, cast
 
 from numba import njit
 
-__all__ = ["compiled", "inlined"]
+__all__ = ["compiled", "hot", "inlined"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,6 +82,11 @@ _OPTIONS: Final = _options()
 def compiled(function: Function) -> Function:
     """Compile a function that only other compiled functions call."""
     return cast(Function, njit(**_OPTIONS)(function))
+
+
+def hot(function: Function) -> Function:
+    """Compile a function that each quote goes through: its machine code goes where it is called."""
+    return cast(Function, njit(forceinline=True, **_OPTIONS)(function))
 
 
 def inlined(function: Function) -> Function:
