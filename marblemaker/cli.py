@@ -343,8 +343,7 @@ def _compiles(
 
     recordings = [Recording(source, read_manifest(source)) for source in sources]
     recorded = takes_recorded(recordings, arguments.venue)
-    bounds = arguments.fills == "bounds"
-    asked = Asked(recordings, settings[0], recorded, bounds, arguments.strict)
+    asked = Asked(recordings, settings[0], recorded, arguments.strict)
     if not arguments.fallback:
         refuse_what_is_not_done(asked)
     found = not_done(asked)

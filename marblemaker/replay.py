@@ -61,8 +61,8 @@ from streams.recording import (
 )
 
 __all__ = [
-    "Progress", "ReplayError", "manifest_of", "new_folder", "new_run", "replay", "replay_together",
-    "summary_of", "takes_recorded",
+    "Progress", "ReplayError", "bounds_of", "manifest_of", "new_folder", "new_run", "replay",
+    "replay_together", "summary_of", "takes_recorded",
 ]  # fmt: skip
 
 
@@ -542,16 +542,7 @@ class _Run:
     def _bounds_of(self, market: _MarketRun) -> dict[str, Any] | None:
         if not self._bounds or not isinstance(market.venue, SimulatedVenue):
             return None
-        names: dict[FillModel, str]
-        names = {"cross": "pessimistic", "queue": "queue", "touch": "optimistic"}
-        return {
-            name: {
-                "fill_model": model,
-                "fills": market.venue.ledgers[model].fills.total(),
-                **_money(market.venue.ledgers[model], market.mark),
-            }
-            for model, name in names.items()
-        }
+        return bounds_of(market.venue.ledgers, market.mark)
 
     def _budget_summary(self) -> dict[str, Any] | None:
         budget, limits = self.budget, None if self.budget is None else self.budget.limits
@@ -643,6 +634,20 @@ def summary_of(
         "left_working": list(left_working),
         "ended": "complete",
         "digest": journal.digest(),
+    }
+
+
+def bounds_of(ledgers: Mapping[FillModel, Ledger], mark: int | None) -> dict[str, Any]:
+    """What ``summary.json`` says of the same orders under each fill model."""
+    names: dict[FillModel, str]
+    names = {"cross": "pessimistic", "queue": "queue", "touch": "optimistic"}
+    return {
+        name: {
+            "fill_model": model,
+            "fills": ledgers[model].fills.total(),
+            **_money(ledgers[model], mark),
+        }
+        for model, name in names.items()
     }
 
 

@@ -39,6 +39,7 @@ from marblemaker.markouts import markouts
 from marblemaker.replay import (
     Progress,
     ReplayError,
+    bounds_of,
     manifest_of,
     new_run,
     summary_of,
@@ -126,9 +127,9 @@ def replay_compiled(
     """
     recording = Recording.open(source)
     recorded = takes_recorded([recording], venue)
-    refuse_what_is_not_done(Asked([recording], settings, recorded, bounds, strict))
+    refuse_what_is_not_done(Asked([recording], settings, recorded, strict))
     with new_run(out, [source], overwrite=overwrite) as folder:
-        run = _Run(recording, settings, folder, batch_rows=batch_rows, trace=trace)
+        run = _Run(recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds)
         with event.install_listener("numba:compile", _Told(note)):
             return run.complete(progress)
 
@@ -144,8 +145,10 @@ class _Run:
         *,
         batch_rows: int,
         trace: bool,
+        bounds: bool,
     ) -> None:
         self._recording, self._settings, self._folder = recording, settings, folder
+        self._bounds = bounds
         if recording.signals != len(settings.signal_instruments):
             raise RecordingError(
                 f"{recording.folder} holds {recording.signals} signals, the settings name "
@@ -158,7 +161,9 @@ class _Run:
         paths = recording.paths(recorded=False)
         texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
         self._output = Output(self._journal, self._trace, texts)
-        asked = told(settings, recording.manifest, traced=trace, most_rows=batch_rows)
+        asked = told(
+            settings, recording.manifest, traced=trace, most_rows=batch_rows, bounds=bounds
+        )
         self._world = new_world(
             *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0
         )
@@ -206,6 +211,7 @@ class _Run:
             },
             left_working=left,
             pnl_tick_value=self._pnl_tick_value(),
+            bounds=self._bounds_told(),
         )
         summary["markouts"] = markouts(self._folder)
         seconds = time.perf_counter() - started
@@ -218,6 +224,13 @@ class _Run:
             finish_trace(self._trace, self._folder, manifest, summary["digest"])
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _bounds_told(self) -> dict[str, Any] | None:
+        if not self._bounds:
+            return None
+        # All that the model that was asked for fills is in the journal.
+        own = {self._settings.venue.fill_model: self._journal.ledger}
+        return bounds_of({**self._output.ledgers, **own}, self._mark)
 
     def _pnl_tick_value(self) -> float:
         """The ladder's P&L at the fair value of the last decision, in ticks times their value."""

@@ -67,7 +67,7 @@ PARAMETERS: Final = _record(
     "replaces expire_ns flatten stop_ns max_batch "
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
-    "live_in_account live_in_market "
+    "live_in_account live_in_market shadows "
     # whether the operators' outputs are wanted, and all that reach requote
     "traced states_traced "
     # how many rows of output lead back to who called
@@ -135,7 +135,7 @@ STATE: Final = _record(
     "late_cancels late_moves position_left left_working "
     # how many rows of output there are
     "signal_rows target_rows state_rows wanted_rows decision_rows update_rows account_rows "
-    "fill_rows order_rows",
+    "fill_rows order_rows bound_rows",
     "last_anchor last_residual last_widening tripped_value tripped_limit",
 )
 """What the loop remembers beside its tables."""
@@ -148,6 +148,9 @@ ORDER: Final = _record(
 
 RESTING: Final = _record("n side px total filled expire_ts leaves ahead arrived")
 """An order that rests at the venue."""
+
+SHADOW: Final = _record("model orders buy_touched buy_taken sell_touched sell_taken")
+"""Another fill model on the same orders; those stand in ``World.shadowed``."""
 
 CREATE: Final = 0
 CANCEL: Final = 1
@@ -173,6 +176,7 @@ ACCOUNT: Final = _row(
 )
 FILLED_ROW: Final = _row(("n", "ts", "side", "px", "qty", "liquidity", "fee"))
 ORDER_ROW: Final = _row(("n", "ts", "side", "px", "qty", "state", "filled", "ts_last"))
+BOUND_ROW: Final = _row(("model", "side", "px", "qty", "fee", "liquidity"))
 
 FEED_LINES: Final = 10
 """Fields of a Refusal, the longest of what a feed's chain puts out."""
@@ -188,6 +192,8 @@ FEW: Final = 32_768
 """Rows of the other tables that lead back to who called."""
 _QUEUE: Final = 8_192
 _ORDERS: Final = 1_024
+SHADOWS: Final = 2
+"""How many fill models there are beside the one that is asked for."""
 _REASONS: Final = 256
 
 
@@ -250,6 +256,9 @@ def _world() -> np.dtype[Any]:
         # arrival or of the last modify.
         ("on_the_way", COMMAND, _QUEUE),
         ("resting", RESTING, _ORDERS),
+        # The other fill models, if they are asked for; what rests under each, in the same order.
+        ("shadows", SHADOW, SHADOWS),
+        ("shadowed", RESTING, _ORDERS),
         # What the venue said, and changes of our orders, that have not been delivered.
         ("answers", ACCOUNT, _QUEUE),
         ("notices", UPDATE, _QUEUE),
@@ -259,9 +268,14 @@ def _world() -> np.dtype[Any]:
         ("account_out", ACCOUNT, few),
         ("fill_out", FILLED_ROW, few),
         ("order_out", ORDER_ROW, few),
+        # What the other fill models filled.
+        ("bound_out", BOUND_ROW, few),
     ):
         if name == "decided_words":
             tables.append((name, (np.int64, (len(SOURCES), _REASONS)), 8 * len(SOURCES) * _REASONS))
+        elif name == "shadowed":
+            size = SHADOWS * rows * RESTING.itemsize
+            tables.append((name, (RESTING, (SHADOWS, rows)), size))
         else:
             add(name, kind, rows)
     for name in ("signal_out", "target_out"):
@@ -303,7 +317,7 @@ def new_world(
     w["due"] = NEVER
     for name in ("blank", "draft", "wanted", "held", "last_sent", "last_target"):
         w[name] = _blank()
-    s = w["state"][0]
+    p, s = w["parameters"][0], w["state"][0]
     s["now"], s["next_due"], s["venue_due"] = first_ts, NEVER, NEVER
     s["before_ts"] = s["before_kind"] = -1
     s["net"] = s["position"] = position
@@ -314,6 +328,9 @@ def new_world(
     for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
         s[name] = NULL_WORD
     s["closed_ns"] = NULL_WORD
+    shadows = w["shadows"]
+    shadows["model"] = [model for model in range(SHADOWS + 1) if model != p["fill_model"]]
+    shadows["buy_touched"] = shadows["sell_touched"] = NULL_WORD
     s["signal_place"], s["target_place"] = SIGNAL, TARGET
     s["kill_signal"], s["kill_target"] = SIGNAL, TARGET
     values = w["values"]
@@ -322,7 +339,6 @@ def new_world(
         values[place]["is_refusal"], values[place]["by"] = 1, place
         for name in ("bid_px", "ask_px", "bid_sz", "ask_sz"):
             values[place][name] = NULL_WORD
-    p = w["parameters"][0]
     if p["tutorial"]:
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
         values[SIGNAL]["is_refusal"] = 0

@@ -8,14 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marblemaker.calendar import opens_ns
-from marblemaker.compiled.layout import FEED_PARAMETERS, MOST_ROWS, PARAMETERS, SIGNAL, TARGET
+from marblemaker.compiled.layout import (
+    FEED_PARAMETERS,
+    MOST_ROWS,
+    PARAMETERS,
+    SHADOWS,
+    SIGNAL,
+    TARGET,
+)
 from marblemaker.settings import Settings, SettingsError
 from marblemaker.wiring import latency_of, parameters_of, replace_policy_of
 from operators.quoting import Guards, Parameters
+from sinks.fills import FillModel
 from sinks.simulated import TIER_FEES_PPM
 from streams.recording import Manifest
 
-__all__ = ["Told", "told"]
+__all__ = ["FILL_MODELS", "Told", "told"]
 
 _NS: Final = 10**9
 _OFF: Final = -1
@@ -24,7 +32,7 @@ _FAR_NS: Final = 2**62
 BASELINES: Final = {"first": 1, "session": 2, "ewma": 3}
 OUTSIDE: Final = {"withdraw": 0, "widen": 1, "target_only": 2}
 REPLACES: Final = {"cancel_create": 0, "keep": 1, "cancel_all": 2, "modify": 3}
-FILL_MODELS: Final = {"touch": 0, "cross": 1, "queue": 2}
+FILL_MODELS: Final[dict[FillModel, int]] = {"touch": 0, "cross": 1, "queue": 2}
 _BATCH: Final = 15
 _MOST: Final = 2**61
 """What fits 64 bits with all that is added to it."""
@@ -39,7 +47,9 @@ class Told(NamedTuple):
     opens: NDArray[np.int64]
 
 
-def told(settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int) -> Told:
+def told(
+    settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int, bounds: bool
+) -> Told:
     """Spell out settings for a recording; those that are not done have been refused before."""
     built = parameters_of(settings, manifest)
     g, schedule = built.guards, built.guards.schedule
@@ -80,6 +90,7 @@ def told(settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int
         **_ladder(built),
         **_sink(settings),
         **_venue(settings, built),
+        "shadows": SHADOWS if bounds else 0,
     }
     for name, value in values.items():
         _check(name, value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
-from marblemaker.compiled.layout import CANCEL, CREATE, NEVER, World
+from marblemaker.compiled.layout import CANCEL, CREATE, FEW, NEVER, World
 from marblemaker.compiled.machine import compiled
 from streams.events import BUY
 
@@ -161,7 +161,7 @@ def take(w: World, c: Any) -> None:
 @compiled
 def modify(w: World, k: int, c: Any) -> None:
     """Move a resting order: it is lost if it would cross, and stands behind all others if not."""
-    s, r = w.state[0], w.resting[k]
+    p, s, r = w.parameters[0], w.state[0], w.resting[k]
     opposite = s.ask if r.side == BUY else s.bid
     if c.qty <= r.filled:
         say(w, t.CANCEL, c.n, t.DONE_ALREADY)
@@ -171,23 +171,22 @@ def modify(w: World, k: int, c: Any) -> None:
         leave(w, k)
     else:
         r.px, r.total = c.px, c.qty
-        rest(w, r, c.qty - r.filled)
-        moved = s.resting
-        w.resting[moved] = r
-        s.resting += 1
-        s.live += 1
-        leave(w, k)
+        rest(w, r, p.fill_model, c.qty - r.filled)
+        w.resting[s.resting] = r
+        close_gap(w.resting, k, s.resting)
+        for i in range(p.shadows):
+            rest_in_shadow(w, i, w.resting[s.resting - 1])
         say(w, t.MODIFY, c.n, NULL)
         a = w.answers[s.answers_tail - 1]
         a.px, a.qty = c.px, c.qty
 
 
 @compiled
-def rest(w: World, r: Any, leaves: int) -> None:
+def rest(w: World, r: Any, model: int, leaves: int) -> None:
     """Let an order rest with this much left, behind all others in the book of this instant."""
     s = w.state[0]
     r.leaves, r.ahead = leaves, 0
-    if w.parameters[0].fill_model == QUEUE:
+    if model == QUEUE:
         best, size = (s.bid, s.bid_sz) if r.side == BUY else (s.ask, s.ask_sz)
         r.ahead = shown(r.side, r.px, best, size)
 
@@ -203,6 +202,8 @@ def create(w: World, c: Any) -> None:
             return
         say(w, t.ACK, c.n, NULL)
         say_fill(w, c.n, opposite, c.qty, p.taker_ppm, t.TAKER)
+        for i in range(p.shadows):
+            book(w, i, c.side, opposite, c.qty, p.taker_ppm, t.TAKER)
     elif opposite != NULL and c.side * (c.px - opposite) >= 0:
         say(w, t.REJECT, c.n, t.WOULD_CROSS)
         s.live -= 1
@@ -216,7 +217,9 @@ def create(w: World, c: Any) -> None:
         r.n, r.side, r.px, r.total, r.filled = c.n, c.side, c.px, c.qty, 0
         s.arrived += 1
         r.expire_ts, r.arrived = c.expire_ts, s.arrived
-        rest(w, r, c.qty)
+        rest(w, r, p.fill_model, c.qty)
+        for i in range(p.shadows):
+            rest_in_shadow(w, i, r)
         watch(w)
 
 
@@ -224,40 +227,63 @@ def create(w: World, c: Any) -> None:
 def leave(w: World, k: int) -> None:
     """Take an order out of its place in the book."""
     s = w.state[0]
-    for i in range(k, s.resting - 1):
-        w.resting[i] = w.resting[i + 1]
+    for i in range(w.parameters[0].shadows):
+        leave_shadow(w, i, w.resting[k].n)
     s.resting -= 1
+    close_gap(w.resting, k, s.resting)
     s.live -= 1
+
+
+@compiled
+def close_gap(orders: Any, k: int, last: int) -> None:
+    """Move up what stands behind a place, as far as to ``last``."""
+    for i in range(k, last):
+        orders[i] = orders[i + 1]
 
 
 @compiled
 def watch(w: World) -> None:
     """Note which quotes and trades cannot matter; see ``sinks.fills.Fills``."""
     p, s = w.parameters[0], w.state[0]
-    through = 1 if p.fill_model == CROSS else 0
     s.bid_low = s.ask_low = -1
     s.bid_high = s.ask_high = s.next_expiry = NEVER
     s.bid_ahead = s.ask_ahead = 0
     for k in range(s.resting):
-        r = w.resting[k]
-        # A buy is reached when ask <= px; strictly through its price is ask <= px − 1.
-        if r.side == BUY:
-            s.ask_low = max(s.ask_low, r.px - through)
-            if r.ahead and r.px >= s.bid_low:
-                s.bid_ahead = max(r.ahead, s.bid_ahead if r.px == s.bid_low else 0)
-                s.bid_low = r.px
-        else:
-            s.bid_high = min(s.bid_high, r.px + through)
-            if r.ahead and r.px <= s.ask_high:
-                s.ask_ahead = max(r.ahead, s.ask_ahead if r.px == s.ask_high else 0)
-                s.ask_high = r.px
-        s.next_expiry = min(s.next_expiry, r.expire_ts)
-    # Once we took from a level that touches us, the quote that ends it must be seen.
-    if s.buy_taken:
-        s.ask_low = NEVER
-    if s.sell_taken:
-        s.bid_high = -1
+        watch_order(s, w.resting[k], p.fill_model)
+        s.next_expiry = min(s.next_expiry, w.resting[k].expire_ts)
+    watch_taken(s, s)
+    for i in range(p.shadows):
+        for k in range(w.shadows[i].orders):
+            if w.shadowed[i, k].leaves:
+                watch_order(s, w.shadowed[i, k], w.shadows[i].model)
+        watch_taken(s, w.shadows[i])
     s.queued = s.bid_low >= 0 or s.ask_high < NEVER
+
+
+@compiled
+def watch_order(s: Any, r: Any, model: int) -> None:
+    """Have what may reach an order, or shorten the queue in front of it, looked at."""
+    through = 1 if model == CROSS else 0
+    # A buy is reached when ask <= px; strictly through its price is ask <= px − 1.
+    if r.side == BUY:
+        s.ask_low = max(s.ask_low, r.px - through)
+        if r.ahead and r.px >= s.bid_low:
+            s.bid_ahead = max(r.ahead, s.bid_ahead if r.px == s.bid_low else 0)
+            s.bid_low = r.px
+    else:
+        s.bid_high = min(s.bid_high, r.px + through)
+        if r.ahead and r.px <= s.ask_high:
+            s.ask_ahead = max(r.ahead, s.ask_ahead if r.px == s.ask_high else 0)
+            s.ask_high = r.px
+
+
+@compiled
+def watch_taken(s: Any, b: Any) -> None:
+    """Once we took from a level that touches us, have the quote that ends it looked at."""
+    if b.buy_taken:
+        s.ask_low = NEVER
+    if b.sell_taken:
+        s.bid_high = -1
 
 
 @compiled
@@ -278,16 +304,22 @@ def matters(s: Any, ts: int) -> bool:
 def on_book(w: World) -> None:
     """Match resting orders against the new book, then expire what is due."""
     p, s = w.parameters[0], w.state[0]
-    if p.fill_model == QUEUE:
-        match_queues(w)
-    else:
-        k = 0
-        while k < s.resting:
-            r = w.resting[k]
-            if beyond(r, s.ask if r.side == BUY else s.bid) >= p.fill_model:
-                k += fill_maker(w, k, r.leaves)
-            else:
-                k += 1
+    if is_calm(s):
+        expire(w)
+        return
+    for i in range(p.shadows):
+        # They see an order for the last time when the model that was asked for ends it.
+        b = w.shadows[i]
+        see_level(s, b)
+        for k in range(b.orders):
+            r = w.shadowed[i, k]
+            if r.leaves:
+                fill_shadow(w, i, r, part_of_book(s, b, r, b.model))
+    see_level(s, s)
+    k = 0
+    while k < s.resting:
+        part = part_of_book(s, s, w.resting[k], p.fill_model)
+        k += fill_maker(w, k, part) if part > 0 else 1
     expire(w)
 
 
@@ -299,30 +331,45 @@ def on_trade(w: World, px: int, qty: int, side: int) -> None:
         if s.now >= s.next_expiry:
             expire(w)
         return
+    for i in range(p.shadows):
+        b = w.shadows[i]
+        left_buy = left_sell = qty
+        for k in range(b.orders):
+            r = w.shadowed[i, k]
+            part, taken = part_of_trade(r, b.model, px, side, left_buy, left_sell)
+            left_buy -= taken if r.side == BUY else 0
+            left_sell -= taken if r.side != BUY else 0
+            fill_shadow(w, i, r, part)
     left_buy = left_sell = qty
     k = 0
     while k < s.resting:
         r = w.resting[k]
-        far = beyond(r, px)
-        part = 0
-        if r.side == side or far < 0:
-            pass
-        elif p.fill_model != QUEUE:
-            part = r.leaves if far >= p.fill_model else 0
-        elif far > 0:
-            part = r.leaves
-        else:
-            # What an order of ours took before this one did not take anybody else's place.
-            left = left_buy if r.side == BUY else left_sell
-            if r.ahead < UNKNOWN:
-                part = min(r.leaves, max(left - r.ahead, 0))
-                r.ahead = max(r.ahead - left, 0)
-            if r.side == BUY:
-                left_buy -= part
-            else:
-                left_sell -= part
+        part, taken = part_of_trade(r, p.fill_model, px, side, left_buy, left_sell)
+        left_buy -= taken if r.side == BUY else 0
+        left_sell -= taken if r.side != BUY else 0
         k += fill_maker(w, k, part) if part > 0 else 1
     expire(w)
+
+
+@compiled
+def part_of_trade(
+    r: Any, model: int, px: int, side: int, left_buy: int, left_sell: int
+) -> tuple[int, int]:
+    """What a public trade fills of an order, and what of it others of ours cannot have as well."""
+    far = beyond(r, px)
+    if r.side == side or far < 0:
+        return 0, 0
+    if model != QUEUE:
+        return r.leaves if far >= model else 0, 0
+    if far > 0:
+        return r.leaves, 0
+    # What an order of ours took before this one did not take anybody else's place.
+    left = left_buy if r.side == BUY else left_sell
+    part = 0
+    if r.ahead < UNKNOWN:
+        part = min(r.leaves, max(left - r.ahead, 0))
+        r.ahead = max(r.ahead - left, 0)
+    return part, part
 
 
 @compiled
@@ -385,9 +432,8 @@ def taken_of(level: int, taken: int, px: int, size: int) -> tuple[int, int]:
 
 
 @compiled
-def match_queues(w: World) -> None:
-    """Fill what exceeds the queue in front of each order; see ``sinks.fills.Queue``."""
-    s = w.state[0]
+def is_calm(s: Any) -> bool:
+    """Tell whether the new book fills nothing and changes no queue."""
     bid, ask, bid_sz, ask_sz = s.bid, s.ask, s.bid_sz, s.ask_sz
     calm_bid = bid == NULL or (
         bid < s.bid_high
@@ -397,27 +443,85 @@ def match_queues(w: World) -> None:
         ask > s.ask_low
         and (ask < s.ask_high or (ask == s.ask_high and (ask_sz == NULL or ask_sz >= s.ask_ahead)))
     )
-    if calm_bid and calm_ask:
-        return
-    s.buy_touched, s.buy_taken = taken_of(s.buy_touched, s.buy_taken, ask, ask_sz)
-    s.sell_touched, s.sell_taken = taken_of(s.sell_touched, s.sell_taken, bid, bid_sz)
-    k = 0
-    while k < s.resting:
-        r = w.resting[k]
-        if r.side == BUY:
-            best, size, opposite, offered, taken = bid, bid_sz, ask, ask_sz, s.buy_taken
-        else:
-            best, size, opposite, offered, taken = ask, ask_sz, bid, bid_sz, s.sell_taken
-        r.ahead = min(r.ahead, shown(r.side, r.px, best, size))
-        far = beyond(r, opposite)
-        part = r.leaves if far > 0 else 0
-        if far == 0:
-            r.ahead = 0
-            part = r.leaves
-            if offered != NULL:
-                part = min(r.leaves, offered - taken)
-                if r.side == BUY:
-                    s.buy_taken = taken + part
-                else:
-                    s.sell_taken = taken + part
-        k += fill_maker(w, k, part) if part > 0 else 1
+    return calm_bid and calm_ask
+
+
+@compiled
+def see_level(s: Any, b: Any) -> None:
+    """Note which levels of the new book touch us, and what we have taken of those."""
+    b.buy_touched, b.buy_taken = taken_of(b.buy_touched, b.buy_taken, s.ask, s.ask_sz)
+    b.sell_touched, b.sell_taken = taken_of(b.sell_touched, b.sell_taken, s.bid, s.bid_sz)
+
+
+@compiled
+def part_of_book(s: Any, b: Any, r: Any, model: int) -> int:
+    """What the new book fills of an order under a fill model; see ``sinks.fills.Queue``."""
+    if r.side == BUY:
+        best, size, opposite, offered, taken = s.bid, s.bid_sz, s.ask, s.ask_sz, b.buy_taken
+    else:
+        best, size, opposite, offered, taken = s.ask, s.ask_sz, s.bid, s.bid_sz, b.sell_taken
+    far = beyond(r, opposite)
+    if model != QUEUE:
+        return r.leaves if far >= model else 0
+    r.ahead = min(r.ahead, shown(r.side, r.px, best, size))
+    if far > 0:
+        return r.leaves
+    if far < 0:
+        return 0
+    r.ahead = 0
+    if offered == NULL:
+        return r.leaves
+    part = min(r.leaves, offered - taken)
+    if r.side == BUY:
+        b.buy_taken = taken + part
+    else:
+        b.sell_taken = taken + part
+    return part
+
+
+# ---------------------------------------------------------------- the other fill models
+
+
+@compiled
+def rest_in_shadow(w: World, i: int, order: Any) -> None:
+    """Let an order rest, or rest anew, under another fill model."""
+    b = w.shadows[i]
+    filled = leave_shadow(w, i, order.n)
+    r = w.shadowed[i, b.orders]
+    b.orders += 1
+    r.n, r.side, r.px, r.filled = order.n, order.side, order.px, filled
+    rest(w, r, b.model, max(order.total - filled, 0))
+
+
+@compiled
+def leave_shadow(w: World, i: int, n: int) -> int:
+    """Take an order out, if it is there; tell what of it has filled."""
+    b = w.shadows[i]
+    for k in range(b.orders):
+        if w.shadowed[i, k].n == n:
+            filled = w.shadowed[i, k].filled
+            b.orders -= 1
+            close_gap(w.shadowed[i], k, b.orders)
+            return int(filled)
+    return 0
+
+
+@compiled
+def fill_shadow(w: World, i: int, r: Any, part: int) -> None:
+    """Fill an order in part or whole; what is left of its life is the venue's to tell."""
+    if part > 0:
+        r.filled += part
+        r.leaves -= part
+        book(w, i, r.side, r.px, part, w.parameters[0].maker_ppm, t.MAKER)
+
+
+@compiled
+def book(w: World, i: int, side: int, px: int, qty: int, fee_ppm: int, liquidity: int) -> None:
+    """Write down a fill of another fill model."""
+    s = w.state[0]
+    row = w.bound_out[s.bound_rows]
+    row.model, row.side, row.px, row.qty = w.shadows[i].model, side, px, qty
+    row.fee, row.liquidity = steps.fee_in_parts(px, qty, fee_ppm), liquidity
+    s.bound_rows += 1
+    if s.bound_rows >= min(w.parameters[0].most_rows, FEW):
+        s.full = 1

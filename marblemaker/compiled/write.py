@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from marblemaker.compiled.layout import World
 from marblemaker.compiled.texts import NULL_WORD, Texts, word
+from marblemaker.compiled.told import FILL_MODELS
 from marblemaker.trace import ORDER_UPDATES_SCHEMA, Trace
-from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal
+from sinks.fills import FillModel
+from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal, Ledger
 from streams.events import SIDE_NAMES
 from streams.recording import (
     ACCOUNT_SCHEMA,
@@ -110,6 +112,8 @@ class Output:
         self._ended = pl.DataFrame(schema=ORDERS_SCHEMA)
         self.fair_value: float | None = None
         """What the latest priced decision was centred on, quote currency."""
+        self.ledgers: dict[FillModel, Ledger] = {model: Ledger() for model in _MODELS.values()}
+        """Of the fill models that are evaluated beside the one that was asked for."""
         if trace is not None:
             trace.learn({word % 2**64: text for word, text in self._texts.items()})
 
@@ -133,12 +137,13 @@ class Output:
         feeds, states = [lines("signal"), lines("target")], lines("state")
         wanted, decisions, updates = cut("wanted"), cut("decision"), cut("update")
         fills, account, ended = cut("fill"), cut("account"), cut("order")
+        bounds = cut("bound")
         working = w["orders"][: s["working"]].copy()
         if last:
             ended = np.concatenate([ended, working[list(ended.dtype.names or ())]])
             working = working[:0]
         for name in ("signal", "target", "state", "wanted", "decision", "update", "account",
-                     "fill", "order"):  # fmt: skip
+                     "fill", "order", "bound"):  # fmt: skip
             s[f"{name}_rows"] = 0
         s["full"] = 0
 
@@ -155,6 +160,8 @@ class Output:
             anchors = decided["anchor"].drop_nulls()
             if anchors.len():
                 self.fair_value = anchors[-1]
+            for model, side, px, qty, fee, liquidity in bounds.tolist():
+                self.ledgers[_MODELS[model]].take(side, px, qty, fee, self._texts[liquidity])
             oldest = int(working[0]["n"]) if len(working) else None
             self._journal.append(
                 decisions=decided,
@@ -216,6 +223,7 @@ class Output:
 
 
 _SIDES: Final = dict(SIDE_NAMES)
+_MODELS: Final = {number: model for model, number in FILL_MODELS.items()}
 _TYPES: Final = {0: "LIMIT", 1: "MARKET"}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,47 @@ def test_the_whole_bundled_session_by_the_command_line_gives_the_same_run(tmp_pa
 
     assert differences(tmp_path / "rx", tmp_path / "compiled") == []
     assert json.loads((tmp_path / "compiled/summary.json").read_text())["fills"]["total"] > 10
+
+
+def close_feeds(seed: int) -> dict[str, pl.DataFrame]:
+    """A target's book a few ticks wide around our quotes, with sizes that others may not know."""
+    source = random.Random(seed)
+    ts, mid, rows = START, 207_000, []
+    for _ in range(400):
+        ts += source.choice((0, 50_000_000, 300_000_000))
+        mid += source.choice((-1, 0, 0, 1))
+        bid, ask = mid - source.randint(1, 3), mid + source.randint(1, 3)
+        bid_sz, ask_sz = (source.choice((None, 50, 100, 450)) for _ in range(2))
+        sizes = [size and size * 1_000_000 for size in (bid_sz, ask_sz)]
+        rows.append((ts, bid * 1_000_000, ask * 1_000_000, sizes[0], sizes[1]))
+    signal = frame([(START, 207 * SECOND, 208 * SECOND, SECOND, SECOND)])
+    return {"signal": signal, "target": frame(rows)}
+
+
+CLOSE: Mapping[str, dict[str, Any]] = {
+    "strategy": {"half_spread_bps": 0.1, "max_position": "1", "requote_threshold_bps": 0.02,
+                 "inventory_skew_factor": 0.0},
+    "guards": {"max_signal_age_secs": "off", "max_basis_bps": "off"},
+}  # fmt: skip
+"""Settings that quote ``close_feeds`` often, and fill."""
+
+
+@pytest.mark.parametrize("model", ["touch", "cross", "queue"])
+def test_the_same_orders_come_to_the_same_under_every_fill_model(
+    tmp_path: Path, model: str
+) -> None:
+    feeds = close_feeds(1)
+    recording = write_recording(
+        tmp_path / "recording", feeds, {"trades": random_trades(1, feeds["target"])}
+    )
+    venue = {"fill_model": model, "latency": 20.0, "tier": "premium"}
+    chosen = settings(**CLOSE, venue=venue, orders={"replace": "modify"})
+
+    rx, compiled = both(recording, chosen, tmp_path, batch_rows=50, trace=False, bounds=True)
+
+    assert differences(rx, compiled) == []
+    bounds = json.loads((compiled / "summary.json").read_text())["bounds"]
+    assert len({told["pnl"] for told in bounds.values()}) == 3
 
 
 def test_the_run_does_not_depend_on_the_size_of_batches(window: Path, tmp_path: Path) -> None:
@@ -211,12 +253,19 @@ def statuses(draw: st.DrawFn) -> list[dict[str, Any]]:
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
-@given(feeds=feeds(), chosen=sections(), status=statuses(), seed=st.integers(0, 9))
+@given(
+    feeds=feeds(),
+    chosen=sections(),
+    status=statuses(),
+    seed=st.integers(0, 9),
+    bounds=st.booleans(),
+)
 def test_both_engines_agree_on_random_sessions_settings_and_faults(
     feeds: dict[str, pl.DataFrame],
     chosen: dict[str, dict[str, Any]],
     status: list[dict[str, Any]],
     seed: int,
+    bounds: bool,
 ) -> None:
     trades = random_trades(seed, feeds["target"])
     events = {"status": status, "trades": trades}
@@ -225,7 +274,9 @@ def test_both_engines_agree_on_random_sessions_settings_and_faults(
             Path(folder) / "recording", feeds, {name: rows for name, rows in events.items() if rows}
         )
 
-        rx, compiled = both(recording, settings(**chosen), Path(folder), batch_rows=16)
+        rx, compiled = both(
+            recording, settings(**chosen), Path(folder), batch_rows=16, bounds=bounds
+        )
 
         assert differences(rx, compiled) == []
 
@@ -239,7 +290,7 @@ def test_both_engines_agree_on_longer_random_sessions(seed: int, tmp_path: Path)
     trades = random_trades(seed, walked["target"])
     recording = write_recording(tmp_path / "recording", walked, {"trades": trades})
 
-    rx, compiled = both(recording, settings(**chosen), tmp_path, batch_rows=100)
+    rx, compiled = both(recording, settings(**chosen), tmp_path, batch_rows=100, bounds=True)
 
     assert differences(rx, compiled) == []
 
@@ -270,7 +321,7 @@ def test_recordings_with_numbers_are_merged_by_them(tmp_path: Path) -> None:
 def _asked(**changes: Any) -> Asked:
     chosen = changes.pop("settings", settings())
     recordings = [Recording.open(BUNDLED)] * changes.pop("recordings", 1)
-    options = {"recorded": False, "bounds": False, "strict": False} | changes
+    options = {"recorded": False, "strict": False} | changes
     return Asked(recordings, chosen, **options)
 
 
@@ -279,7 +330,6 @@ def _asked(**changes: Any) -> Asked:
     [
         (_asked(recordings=2), "several recordings as one session"),
         (_asked(strict=True), "--strict"),
-        (_asked(bounds=True), "--fills bounds"),
         (_asked(recorded=True), "recorded answers of a venue (--venue recorded)"),
         (_asked(settings=settings(signal={"others": ["QQQ.EQUS"]})),
          "several signals (signal.others)"),
