@@ -8,6 +8,7 @@ be a compiled engine's, which calls ``mixed`` as well.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -75,6 +76,37 @@ def _fold(
     return state, marked
 
 
+@njit(cache=True, nogil=True)
+def _fold_quotes(
+    state: np.uint64,
+    count: int,
+    seq: Words,
+    ts: Words,
+    ts_event: Words,
+    bid_px: Words,
+    ask_px: Words,
+    bid_sz: Words,
+    ask_sz: Words,
+    flags: NDArray[np.uint8],
+    every: int,
+    marks: NDArray[np.int64],
+    digests: Words,
+) -> tuple[np.uint64, int]:
+    """Mix quotes into a state, column by column; see ``_fold``."""
+    marked = 0
+    for k in range(len(seq)):
+        state = _mixed(_mixed(_mixed(state, seq[k]), ts[k]), ts_event[k])
+        state = _mixed(_mixed(state, bid_px[k]), ask_px[k])
+        state = _mixed(_mixed(state, bid_sz[k]), ask_sz[k])
+        state = _mixed(state, np.uint64(flags[k]))
+        count += 1
+        if count % every == 0:
+            marks[marked] = k
+            digests[marked] = state
+            marked += 1
+    return state, marked
+
+
 class Rolling:
     """The digest of one operator so far, and its checkpoints."""
 
@@ -88,8 +120,7 @@ class Rolling:
         self.seq = 0
         """Of the last row."""
         self.ts = 0
-        self.checkpoints: list[tuple[int, int, int, int]] = []
-        """(n, seq, ts, digest)."""
+        self._checkpoints: list[tuple[NDArray[Any], ...]] = []
 
     def take(
         self, words: Words, rows: NDArray[np.int64], columns: NDArray[np.int64],
@@ -101,17 +132,54 @@ class Rolling:
         """
         if not len(rows):
             return
-        room = len(rows) // self.every + 1
-        marks, digests = np.empty(room, np.int64), np.empty(room, np.uint64)
+        marks, digests = self._room(len(rows))
         self.digest, marked = _fold(
             np.uint64(self.digest), self.n, words, rows, columns, self.every, marks, digests
         )
-        for k in range(marked):
-            n = (self.n // self.every + k + 1) * self.every
-            row = marks[k]
-            self.checkpoints.append((n, int(seqs[row]), int(times[row]), int(digests[k])))
-        self.n += len(rows)
-        self.seq, self.ts = int(seqs[rows[-1]]), int(times[rows[-1]])
+        self._note(marks[:marked], digests, len(rows), seqs, times, int(rows[-1]))
+
+    def take_quotes(self, columns: Sequence[NDArray[Any]]) -> None:
+        """Take in quotes: the columns of ``streams.recording.QUOTE_SCHEMA`` in that order.
+
+        All are of 64 bits but the last, the flags; an absent number is ``NULL``.
+        """
+        seqs, *numbers = (column.view(np.uint64) for column in columns[:-1])
+        rows = len(seqs)
+        marks, digests = self._room(rows)
+        fold: Callable[..., Any] = _fold_quotes
+        self.digest, marked = fold(
+            np.uint64(self.digest), self.n, seqs, *numbers, columns[-1], self.every, marks, digests
+        )
+        self._note(marks[:marked], digests, rows, seqs, columns[1], rows - 1)
+
+    def _room(self, rows: int) -> tuple[NDArray[np.int64], Words]:
+        room = rows // self.every + 1
+        return np.empty(room, np.int64), np.empty(room, np.uint64)
+
+    def _note(
+        self, marks: NDArray[np.int64], digests: Words, rows: int, seqs: Words,
+        times: NDArray[np.int64], last: int,
+    ) -> None:  # fmt: skip
+        """Keep the checkpoints, and count on."""
+        if len(marks):
+            n = (self.n // self.every + 1 + np.arange(len(marks))) * self.every
+            at = n, seqs[marks], times[marks], digests[: len(marks)]
+            self._checkpoints.append(at)
+        self.n += rows
+        self.seq, self.ts = int(seqs[last]), int(times[last])
+
+    def checkpoints(self, *, end: bool = False) -> tuple[NDArray[Any], ...]:
+        """Columns n, seq, ts and digest: a row after each ``every`` rows, and at the ``end``."""
+        parts = list(self._checkpoints)
+        if end and self.n % self.every:
+            parts.append(self._row(self.n, self.seq, self.ts, self.digest))
+        return tuple(np.concatenate(column) for column in zip(self._row(), *parts, strict=True))
+
+    @staticmethod
+    def _row(*values: int) -> tuple[NDArray[Any], ...]:
+        """One checkpoint as columns, or none."""
+        kinds = np.int64, np.uint64, np.int64, np.uint64
+        return tuple(np.array(values[k : k + 1], kind) for k, kind in enumerate(kinds))
 
 
 # ---------------------------------------------------------------- structs as words

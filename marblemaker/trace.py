@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,7 +35,7 @@ from marblemaker.versions import versions
 from operators.tap import Taps
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
-from streams.recording import FrameWriter, Manifest, RecordingError
+from streams.recording import FrameWriter, Manifest, NewWriter, RecordingError
 
 __all__ = [
     "DIGESTS",
@@ -236,18 +237,24 @@ def finish_trace(
 class _Stage:
     """One tape, and the file that its values go to."""
 
-    def __init__(self, folder: Path, name: str, width: int) -> None:
+    def __init__(self, folder: Path, name: str, width: int, writer: NewWriter) -> None:
         self.name = name
         self.tape = new_tape()
         self.width = width
         self.schema = schema_of_stage(name)
-        self._writer = FrameWriter(folder, name, self.schema, level=1)
+        self._writer = writer(folder, name, self.schema)
         self._frames: list[pl.DataFrame] = []
         self._height = 0
 
     def write(self, columns: Mapping[str, Any]) -> None:
         """Add rows; small batches are put together first."""
-        self._frames.append(pl.DataFrame(columns, self.schema))
+        frame = pl.DataFrame(columns)
+        absent = [
+            pl.lit(None, dtype).alias(name)
+            for name, dtype in self.schema.items()
+            if name not in columns
+        ]
+        self._frames.append(frame.with_columns(absent).select(list(self.schema)).cast(self.schema))
         self._height += self._frames[-1].height
         if self._height >= _SEGMENT_ROWS:
             self._spill()
@@ -279,6 +286,9 @@ class Rows(Protocol):
 _Told = TypeVar("_Told", Decision, OrderUpdate)
 
 
+_quick_writer: Final = partial(FrameWriter, level=1)
+
+
 class Trace:
     """Takes what the taps tell, and writes it with its digests.
 
@@ -286,7 +296,14 @@ class Trace:
     whatever thread, in the order of the calls.
     """
 
-    def __init__(self, folder: Path, *, signals: int = 1, fair_value: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        signals: int = 1,
+        fair_value: bool = False,
+        writer: NewWriter = _quick_writer,
+    ) -> None:
         """Write into ``folder/trace``; ``signals`` is how many there are."""
         warm_up()
         self.folder = folder / FOLDER
@@ -294,10 +311,10 @@ class Trace:
         names = ["signal", *(f"signal_{k}" for k in range(2, signals + 1))]
         if signals > 1:
             names.append("weighted")
-        self._feeds = [_Stage(self.folder, name, _REFUSAL) for name in (*names, "target")]
-        self._state = _Stage(self.folder, "state", 2 * _REFUSAL)
-        self._wanted = _Stage(self.folder, "wanted", len(_D))
-        self._orders = _Stage(self.folder, "orders", len(OrderUpdate.__struct_fields__))
+        self._feeds = [_Stage(self.folder, name, _REFUSAL, writer) for name in (*names, "target")]
+        self._state = _Stage(self.folder, "state", 2 * _REFUSAL, writer)
+        self._wanted = _Stage(self.folder, "wanted", len(_D), writer)
+        self._orders = _Stage(self.folder, "orders", len(OrderUpdate.__struct_fields__), writer)
         self._decisions = new_tape()
         self._fair_value = fair_value
         self._rolling: dict[str, Rolling] = {}
@@ -382,6 +399,11 @@ class Trace:
             seqs = rows["seq"].cast(pl.UInt64).to_numpy()
             self._digest(f"input {name}", words, range(len(words)), seqs, rows["ts"].to_numpy())
 
+    def quotes(self, name: str, columns: Sequence[NDArray[Any]]) -> None:
+        """The same of quotes in columns of numbers; see ``Rolling.take_quotes``."""
+        if len(columns[0]):
+            self._rolling_of(f"input {name}").take_quotes(columns)
+
     # ------------------------------------------------------------ stages
 
     def _take_feed(self, stage: _Stage, packed: Rows) -> None:
@@ -414,16 +436,18 @@ class Trace:
         for column, k in layout.items():
             dtype = np.int64 if column in ("bid_px", "ask_px") else np.float64
             columns[column] = _with_nulls(words[k].view(dtype), refused if len(refusals) else None)
-        by, reason = [""] * len(refusals), [""] * len(refusals)
-        refusing: dict[str, list[int]] = {}
-        for i, row in enumerate(refusals.tolist()):
-            by[i] = self._text(packed, first + row, 2, _BY)
-            reason[i] = text = self._text(packed, first + row, 3, _REASON)
-            operator = name if name == "weighted" else f"{name}.{_REFUSES.get(text, BOOKS)}"
-            refusing.setdefault(operator, []).append(row)
-        for operator, rows in refusing.items():
-            self._digest(operator, words, range(_REFUSAL), seqs, times, np.array(rows, np.int64))
-        columns |= _refused_columns(height, refusals, by, reason, words[8:10, refusals])
+        if len(refusals):
+            at = first + refusals
+            by = self._texts_at(packed, at, _BY, 0, 0)
+            reason = self._texts_at(packed, at, _REASON, 0, 0)
+            refusing = [
+                name if name == "weighted" else f"{name}.{_REFUSES.get(text, BOOKS)}"
+                for text in reason.texts
+            ]
+            for operator, rows in _by_name(refusing, reason.places, refusals):
+                self._digest(operator, words, range(_REFUSAL), seqs, times, rows)
+            judged = words[_REFUSAL - 2 : _REFUSAL, refusals]
+            columns |= _refused_columns(height, refusals, by, reason, judged)
         stage.write(columns)
 
     def _take_states(self, packed: Rows) -> None:
@@ -441,35 +465,35 @@ class Trace:
         seen[0], seen[1] = words[0], words[1]
         seen[2], seen[3] = target_seqs, words[second + 1, every]
         seen[4, values], seen[5, values] = words[8, values], words[11, values]
-        by, reason = [""] * len(refusals), [""] * len(refusals)
-        told: dict[str, list[int]] = {"combine_latest": values.tolist()}
-        told["session"] = np.flatnonzero(pairs & (words[11] != _ONE)).tolist()
-        for i, row in enumerate(refusals.tolist()):
+        told = {"combine_latest": values, "session": np.flatnonzero(pairs & (words[11] != _ONE))}
+        refused: dict[str, pl.Series] = {}
+        if len(refusals):
             # As requote has it: the target's refusal stands for both.
-            of_target = widths[row] in (_RESIDUAL + _REFUSAL, 2 * _REFUSAL)
-            start = int(second[row]) if of_target else 0
-            by[i] = source = self._text(packed, row, start + _BY, _BY, int(of_target))
-            reason[i] = self._text(packed, row, start + _REASON, _REASON, int(of_target))
-            seen[6:, row] = words[start : start + _REFUSAL, row]
-            operator = source.replace(" ", "_")
-            operator = operator if operator in _TOGETHER else "combine_latest"
-            told.setdefault(operator, []).append(row)
+            of_target = np.isin(widths[refusals], (_RESIDUAL + _REFUSAL, 2 * _REFUSAL))
+            starts = np.where(of_target, second[refusals], 0)
+            by = self._texts_at(packed, refusals, _BY, starts, of_target)
+            reason = self._texts_at(packed, refusals, _REASON, starts, of_target)
+            lines = starts + np.arange(_REFUSAL)[:, None]
+            seen[6:, refusals] = words[lines, refusals]
+            guards = [source.replace(" ", "_") for source in by.texts]
+            refusing = [guard if guard in _TOGETHER else "combine_latest" for guard in guards]
+            for operator, rows in _by_name(refusing, by.places, refusals):
+                told[operator] = np.sort(np.concatenate([told.get(operator, rows[:0]), rows]))
+            refused = _refused_columns(height, refusals, by, reason, seen[14:16, refusals])
         for operator, rows in told.items():
-            ordered = np.array(sorted(rows), np.int64)
-            self._digest(operator, seen, (0, 1, 2, 3, *range(5, 16)), seqs, times, ordered)
+            self._digest(operator, seen, (0, 1, 2, 3, *range(5, 16)), seqs, times, rows)
         if self._fair_value:
             self._digest("fair_value", seen, (0, 2, 4), seqs, times, values)
-        judged = seen[14:16, refusals]
-        refused = ~pairs if len(refusals) else None
+        absent = ~pairs if len(refusals) else None
         self._state.write(
             {
                 "signal_seq": signal_seqs,
                 "target_seq": target_seqs,
                 "seq": seqs,
                 "ts": times,
-                "anchor": _with_nulls(words[8].view(np.float64), refused),
-                "widening": _with_nulls(words[11].view(np.float64), refused),
-                **_refused_columns(height, refusals, by, reason, judged),
+                "anchor": _with_nulls(words[8].view(np.float64), absent),
+                "widening": _with_nulls(words[11].view(np.float64), absent),
+                **refused,
             }
         )
 
@@ -510,11 +534,29 @@ class Trace:
         if rows is None:
             rows = np.arange(words.shape[1])
         if len(rows):
-            rolling = self._rolling.get(operator)
-            if rolling is None:
-                every = EVERY_INPUT if operator.startswith("input ") else EVERY
-                rolling = self._rolling[operator] = Rolling(every)
-            rolling.take(words, rows, np.array(list(lines), np.int64), seqs, times)
+            lines = np.array(list(lines), np.int64)
+            self._rolling_of(operator).take(words, rows, lines, seqs, times)
+
+    def _rolling_of(self, operator: str) -> Rolling:
+        rolling = self._rolling.get(operator)
+        if rolling is None:
+            every = EVERY_INPUT if operator.startswith("input ") else EVERY
+            rolling = self._rolling[operator] = Rolling(every)
+        return rolling
+
+    def _texts_at(
+        self, packed: Rows, rows: NDArray[np.int64], field: int, starts: Any, parts: Any
+    ) -> _Texts:
+        """A field of refusals that begin at the lines ``starts``; see ``_text`` of ``parts``."""
+        starts, parts = np.broadcast_to(starts, rows.shape), np.broadcast_to(parts, rows.shape)
+        lines = starts + field
+        _, firsts, places = np.unique(
+            packed.words[lines, rows], return_index=True, return_inverse=True
+        )
+        texts = [
+            self._text(packed, int(rows[i]), int(lines[i]), field, int(parts[i])) for i in firsts
+        ]
+        return _Texts(texts, places)
 
     def _text(self, packed: Rows, row: int, line: int, field: int, part: int = 0) -> str:
         """The text of a refusal behind a word; each is read once."""
@@ -534,15 +576,16 @@ class Trace:
         for stage in (*self._feeds, self._state, self._wanted, self._orders):
             stage.close()
         names = operators_in_order(list(self._rolling))
-        rows = []
+        frames = [pl.DataFrame(schema=DIGESTS_SCHEMA)]
         for name in names:
-            rolling = self._rolling[name]
-            rows += [(name, *checkpoint) for checkpoint in rolling.checkpoints]
-            if rolling.n % rolling.every:
-                rows.append((name, rolling.n, rolling.seq, rolling.ts, rolling.digest))
-        pl.DataFrame(rows, DIGESTS_SCHEMA, orient="row").write_parquet(
-            self.folder / f"{DIGESTS}.parquet"
-        )
+            rows = self._rolling[name].checkpoints(end=True)
+            frames.append(
+                pl.DataFrame(dict(zip(("n", "seq", "ts", "digest"), rows, strict=True)))
+                .with_columns(operator=pl.lit(name))
+                .select(list(DIGESTS_SCHEMA))
+                .cast(DIGESTS_SCHEMA)
+            )
+        pl.concat(frames).write_parquet(self.folder / f"{DIGESTS}.parquet")
         proof = Proof(
             format=FORMAT,
             every=EVERY,
@@ -587,19 +630,38 @@ def _with_nulls(values: Any, absent: Any) -> pl.Series:
     return series
 
 
+class _Texts(NamedTuple):
+    """Texts of some rows: the distinct ones, and which of them each row has."""
+
+    texts: list[str]
+    places: NDArray[np.int64]
+
+    def series(self) -> pl.Series:
+        return pl.Series(self.texts, dtype=pl.String).gather(self.places)
+
+
+def _by_name(
+    names: Sequence[str], places: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Rows by the names of what they have; ``places`` are those of each row among ``names``."""
+    for name in dict.fromkeys(names):
+        of = [i for i, other in enumerate(names) if other == name]
+        yield name, rows[np.isin(places, of)]
+
+
 def _refused_columns(
-    height: int, rows: NDArray[np.int64], by: list[str], reason: list[str], judged: Any
+    height: int, rows: NDArray[np.int64], by: _Texts, reason: _Texts, judged: Any
 ) -> dict[str, pl.Series]:
     """Columns of refusals among ``height`` rows: who, why, and the two words of what was judged."""
     columns = {}
     for name, values in (
-        ("by", pl.Series(by, dtype=pl.String)),
-        ("reason", pl.Series(reason, dtype=pl.String)),
+        ("by", by.series()),
+        ("reason", reason.series()),
         ("value", _doubles(judged[0])),
         ("limit", _doubles(judged[1])),
     ):
         column = pl.repeat(None, height, dtype=values.dtype, eager=True)
-        columns[name] = column.scatter(rows, values) if len(rows) else column
+        columns[name] = column.scatter(rows, values)
     return columns
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 from sinks.orders import FINAL_STATES, REMEMBERED, STATUS, Order
 from streams.events import SIDE_NAMES, AccountEvent, Decision, OrderUpdate
 from streams.instrument import marked_pnl
-from streams.recording import ACCOUNT_SCHEMA, FileEntry, FrameWriter
+from streams.recording import ACCOUNT_SCHEMA, FileEntry, FrameWriter, NewWriter
 
 __all__ = ["DECISIONS_SCHEMA", "FILLS_SCHEMA", "ORDERS_SCHEMA", "Digest", "Journal", "Ledger"]
 
@@ -159,9 +159,17 @@ class Ledger:
 class _Table:
     """Rows of one table, buffered and flushed in batches of columns."""
 
-    def __init__(self, folder: Path, name: str, schema: pl.Schema, *, digest: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        schema: pl.Schema,
+        writer: NewWriter,
+        *,
+        digest: bool = False,
+    ) -> None:
         self._schema = schema
-        self._writer = FrameWriter(folder, name, schema)
+        self._writer = writer(folder, name, schema)
         self._rows: list[tuple[Any, ...]] = []
         self.digest = Digest(schema) if digest else None
 
@@ -198,8 +206,17 @@ class _Table:
 class Journal:
     """Writes what the graph, the sink and the venue did."""
 
-    def __init__(self, folder: Path, *, account: bool = True) -> None:
-        """Write into ``folder``; without ``account`` the venue's answers are recorded elsewhere."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        account: bool = True,
+        writer: NewWriter = FrameWriter,
+    ) -> None:
+        """Write into ``folder``; without ``account`` the venue's answers are recorded elsewhere.
+
+        ``writer`` writes the tables; the usual one loses nothing when the process is killed.
+        """
         self.ledger = Ledger()
         self.counts: Counter[str] = Counter()
         """Decisions by action, orders by status."""
@@ -207,10 +224,10 @@ class Journal:
         """Withdrawals, refusals and holds by reason."""
         self.unmoved = 0
         """Evaluations that changed nothing, so far as decisions told."""
-        self._decisions = _Table(folder, "decisions", DECISIONS_SCHEMA, digest=True)
-        self._orders = _Table(folder, "orders", ORDERS_SCHEMA, digest=True)
-        self._fills = _Table(folder, "fills", FILLS_SCHEMA)
-        self._account = _Table(folder, "account", ACCOUNT_SCHEMA) if account else None
+        self._decisions = _Table(folder, "decisions", DECISIONS_SCHEMA, writer, digest=True)
+        self._orders = _Table(folder, "orders", ORDERS_SCHEMA, writer, digest=True)
+        self._fills = _Table(folder, "fills", FILLS_SCHEMA, writer)
+        self._account = _Table(folder, "account", ACCOUNT_SCHEMA, writer) if account else None
         self._pending: dict[int, Order] = {}
 
     def decision(self, decision: Decision) -> None:

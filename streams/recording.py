@@ -12,11 +12,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Final, cast, get_args
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, cast, get_args
 
 import msgspec
 import polars as pl
@@ -37,9 +37,11 @@ __all__ = [
     "FileEntry",
     "FrameWriter",
     "Manifest",
+    "NewWriter",
     "QuoteChecker",
     "Recording",
     "RecordingError",
+    "TableWriter",
     "TradeChecker",
     "as_quotes",
     "checked_quotes",
@@ -558,6 +560,22 @@ def _batches(frames: pl.LazyFrame, path: Path, batch_rows: int) -> Iterator[pl.D
 
 
 # ---------------------------------------------------------------- writing
+
+
+class TableWriter(Protocol):
+    """Makes a Parquet file of batches of one schema."""
+
+    path: Path
+
+    def append(self, batch: pl.DataFrame) -> None:
+        """Add rows; the batch must have the schema's columns in its order."""
+
+    def close(self) -> FileEntry:
+        """Finish the file; return what it is."""
+
+
+NewWriter: TypeAlias = Callable[[Path, str, pl.Schema], TableWriter]
+"""Makes the writer of ``folder/name.parquet``."""
 
 
 class FrameWriter:

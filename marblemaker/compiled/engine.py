@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -15,7 +16,6 @@ import numba
 import numpy as np
 import polars as pl
 from numba.core import event
-from numpy.typing import NDArray
 
 from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
 from marblemaker.compiled.layout import new_world
@@ -29,12 +29,13 @@ from marblemaker.compiled.loop import (
     MORE_TRADES,
     TROUBLE,
     TWICE,
+    Columns,
     make_run,
 )
-from marblemaker.compiled.read import Feed, kills_of
+from marblemaker.compiled.read import AnyColumns, Feed, kills_of
 from marblemaker.compiled.texts import Texts
 from marblemaker.compiled.told import told
-from marblemaker.compiled.write import Inputs, Output
+from marblemaker.compiled.write import Output
 from marblemaker.markouts import markouts
 from marblemaker.replay import (
     Progress,
@@ -56,6 +57,7 @@ from streams.recording import (
     schema_of,
     write_manifest,
 )
+from streams.row_groups import RowGroupWriter
 
 __all__ = ["BATCH_ROWS", "compiled_run", "replay_compiled"]
 
@@ -155,9 +157,9 @@ class _Run:
                 f"{len(settings.signal_instruments)} (signal.instrument and signal.others); import "
                 f"the missing ones, or change the settings"
             )
-        self._journal = Journal(folder)
+        self._journal = Journal(folder, writer=RowGroupWriter)
         fair_value = settings.strategy.preset == "fair_value"
-        self._trace = Trace(folder, fair_value=fair_value) if trace else None
+        self._trace = Trace(folder, fair_value=fair_value, writer=RowGroupWriter) if trace else None
         paths = recording.paths(recorded=False)
         texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
         self._output = Output(self._journal, self._trace, texts)
@@ -177,11 +179,11 @@ class _Run:
             )
             for name in MERGED
         }  # fmt: skip
-        self._writers = {name: Inputs(folder, name, path) for name, path in paths.items()}
+        self._writers = {name: RowGroupWriter(folder, name, schema_of(name)) for name in paths}
         self._mark: int | None = None
-        # The loop needs no lock of Python's: what it has put out is written beside it.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
-        self._writing: Future[None] | None = None
+        # The loop needs no lock of Python's: what it has put out is written beside it, inputs and
+        # outputs each in their own order.
+        self._inputs, self._outputs = Lane("marble-inputs"), Lane("marble-outputs")
 
     def complete(self, progress: Progress | None) -> dict[str, Any]:
         """Run to the end, write the folder, and return the summary."""
@@ -190,7 +192,8 @@ class _Run:
             self._loop(progress)
         finally:
             self._reader.shutdown(wait=True, cancel_futures=True)
-            self._disk.shutdown(wait=True)
+            self._inputs.stop()
+            self._outputs.stop()
         loop_seconds = time.perf_counter() - started
         s = self._world[0]["state"][0]
         left = [int(n) for n in self._world[0]["orders"]["n"][: s["working"]]]
@@ -214,14 +217,14 @@ class _Run:
             bounds=self._bounds_told(),
         )
         summary["markouts"] = markouts(self._folder)
+        if self._trace is not None:
+            finish_trace(self._trace, self._folder, manifest, summary["digest"])
         seconds = time.perf_counter() - started
         summary["seconds"] = round(seconds, 3)
         summary["seconds_in_graph"] = round(loop_seconds, 3)
         inputs = sum(feed.rows for feed in self._feeds.values())
         summary["events_per_second"] = round(inputs / seconds) if seconds else 0
         write_manifest(self._folder, manifest)
-        if self._trace is not None:
-            finish_trace(self._trace, self._folder, manifest, summary["digest"])
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
 
@@ -250,7 +253,7 @@ class _Run:
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came in (FULL, DONE):
-                self._write(self._output.take(w, last=came == DONE))
+                self._outputs.put(self._output.take(w, last=came == DONE))
             if came == DONE:
                 break
             if came != FULL:
@@ -260,14 +263,8 @@ class _Run:
                     progress(done, total, int(s["now"]))
         for feed in self._feeds.values():
             self._write_inputs(feed)
-        if self._writing is not None:
-            self._writing.result()
-
-    def _write(self, write: Callable[[], None]) -> None:
-        """Have something written off this thread; at most one thing waits."""
-        if self._writing is not None:
-            self._writing.result()
-        self._writing = self._disk.submit(write)
+        self._inputs.finish()
+        self._outputs.finish()
 
     def _refill(self, feed: Feed) -> None:
         """Write what the loop has gone through, and read on."""
@@ -279,17 +276,20 @@ class _Run:
 
     def _write_inputs(self, feed: Feed) -> None:
         """Write a batch of a feed as it was delivered, with its sequence numbers."""
-        frame, number = feed.frame, feed.columns.number
+        frame, columns = feed.frame, feed.columns
         feed.frame = None
         if frame is not None:
-            self._write(lambda: self._write_rows(feed.name, frame, number))
+            self._inputs.put(lambda: self._write_rows(feed.name, frame, columns))
 
-    def _write_rows(self, name: str, frame: pl.DataFrame, number: NDArray[np.int64]) -> None:
-        seqs = pl.Series("seq", number.view(np.uint64))
+    def _write_rows(self, name: str, frame: pl.DataFrame, columns: AnyColumns) -> None:
+        seqs = pl.Series("seq", columns.number.view(np.uint64))
         rows = frame.with_columns(seqs).select(list(schema_of(name)))
         self._writers[name].append(rows)
         if self._trace is not None:
-            self._trace.inputs(name, rows)
+            if isinstance(columns, Columns):
+                self._trace.quotes(name, (columns.number, columns.ts, *columns[3:]))
+            else:
+                self._trace.inputs(name, rows)
         if name == "target":
             both = rows.filter(pl.col("bid_px").is_not_null() & pl.col("ask_px").is_not_null())
             if both.height:
@@ -315,3 +315,30 @@ class _Run:
     def _close(self) -> dict[str, FileEntry]:
         entries = {name: writer.close() for name, writer in self._writers.items()}
         return entries | self._journal.close()
+
+
+class Lane:
+    """Writes on a thread of its own what it is given, in that order; few things wait."""
+
+    def __init__(self, name: str) -> None:
+        """Name the thread."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, write: Callable[[], None]) -> None:
+        """Have something written; an error of what was put before comes out here."""
+        while len(self._waiting) >= _WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(write))
+
+    def finish(self) -> None:
+        """Wait until all is written."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def stop(self) -> None:
+        """End the thread; after an error, with what it does at the moment."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+_WAITING: Final = 2

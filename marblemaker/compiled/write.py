@@ -6,9 +6,7 @@ columns are views of them with what is absent marked.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,14 +22,9 @@ from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal
 from streams.events import SIDE_NAMES
 from streams.recording import (
     ACCOUNT_SCHEMA,
-    ROW_GROUP_ROWS,
-    FileEntry,
-    file_entry,
-    lazy_rows,
-    schema_of,
 )
 
-__all__ = ["Inputs", "Output"]
+__all__ = ["Output"]
 
 _STATUS: Final = {
     word(state): status
@@ -60,45 +53,6 @@ def _rows_of(records: NDArray[Any]) -> _Rows:
     width, height = len(records.dtype.names or ()), len(records)
     words = np.ascontiguousarray(records.view(np.int64).reshape(height, width).T)
     return _Rows(words, np.full(height, width, np.int64))
-
-
-class Inputs:
-    """Writes a file of inputs as it was delivered: the recording's rows with their numbers.
-
-    Only the numbers are new, so only they are kept until the end; the rest is in the recording.
-    """
-
-    def __init__(self, folder: Path, name: str, source: Path) -> None:
-        """Write ``folder/name.parquet`` at close, of the rows of ``source``."""
-        self.path = folder / f"{name}.parquet"
-        self._source = lazy_rows(name, source)
-        self._columns = list(schema_of(name))
-        self._segments: list[Path] = []
-        self._folder = folder / f".{name}"
-        self._rows = 0
-        self._span: tuple[int | None, int | None] = (None, None)
-
-    def append(self, rows: pl.DataFrame) -> None:
-        """Take the next rows, numbered."""
-        self._folder.mkdir(exist_ok=True)
-        segment = self._folder / f"{len(self._segments):06d}.arrow"
-        rows.select("seq").write_ipc(segment)
-        self._segments.append(segment)
-        self._rows += rows.height
-        first = rows["ts"][0] if self._span[0] is None else self._span[0]
-        self._span = (first, rows["ts"][-1])
-
-    def close(self) -> FileEntry:
-        """Put rows and numbers together, batch by batch."""
-        rest = self._source.drop("seq", strict=False)
-        numbers = pl.LazyFrame(schema={"seq": pl.UInt64})
-        if self._segments:
-            numbers = pl.scan_ipc(self._segments)
-        pl.concat([numbers, rest], how="horizontal").select(self._columns).sink_parquet(
-            self.path, compression="zstd", row_group_size=ROW_GROUP_ROWS, maintain_order=True
-        )
-        shutil.rmtree(self._folder, ignore_errors=True)
-        return file_entry(self.path, self._rows, self._span)
 
 
 class Output:
@@ -131,8 +85,9 @@ class Output:
 
         def lines(name: str) -> _Rows:
             height = s[f"{name}_rows"]
-            words = w[f"{name}_out"][:, :height].copy()
-            return _Rows(words, w[f"{name}_out_widths"][:height].copy())
+            widths = w[f"{name}_out_widths"][:height].copy()
+            widest = int(widths.max()) if height else 0
+            return _Rows(w[f"{name}_out"][:widest, :height].copy(), widths)
 
         feeds, states = [lines("signal"), lines("target")], lines("state")
         wanted, decisions, updates = cut("wanted"), cut("decision"), cut("update")

@@ -126,9 +126,16 @@ def test_the_digest_sees_the_order_and_not_the_batches() -> None:
         rows = np.arange(start, end)
         parts.take(table, rows, np.array([0]), table[0], np.arange(1_000))
     assert parts.digest == whole.digest
-    assert [c[0] for c in parts.checkpoints] == list(range(64, 1_000, 64))
-    assert [(c[0], c[3]) for c in parts.checkpoints] == [(c[0], c[3]) for c in whole.checkpoints]
-    assert parts.checkpoints[0][1] == 64
+    n, seqs, _, digests = parts.checkpoints()
+    assert n.tolist() == list(range(64, 1_000, 64))
+    assert digests.tolist() == whole.checkpoints()[3].tolist()
+    assert seqs[0] == 64
+    assert [column[-1] for column in parts.checkpoints(end=True)] == [
+        1_000,
+        1_000,
+        999,
+        parts.digest,
+    ]
 
 
 def test_a_frame_has_the_words_of_its_values() -> None:
