@@ -366,23 +366,26 @@ class Trace:
         """Know texts by their words (``marblemaker.digest.fnv1a``)."""
         self._texts.update(texts)
 
-    def take_rows(self, feeds: Sequence[Rows], states: Rows, decisions: Rows) -> None:
-        """Take the outputs of the signal and the target, what reached requote, and decisions.
+    def take_feeds(self, feeds: Sequence[Rows]) -> None:
+        """Take the outputs of the signals and the target; the same as what the taps are told.
 
-        The texts of their words must be known; the same as what the taps are told.
+        The texts of their words must be known.
         """
         for stage, rows in zip(self._feeds, feeds, strict=True):
             if rows.height:
                 self._take_feed(stage, rows)
+
+    def take_rare(
+        self, states: Rows, decisions: Rows, wanted: Rows, wanted_frame: pl.DataFrame,
+        orders: Rows, orders_frame: pl.DataFrame,
+    ) -> None:  # fmt: skip
+        """The same of what reached requote, decisions, and, as words and as columns, of what
+        requote let through and the changes of our orders.
+        """
         if states.height:
             self._take_states(states)
         if decisions.height:
             self._take_decisions(decisions)
-
-    def take_frames(
-        self, wanted: Rows, wanted_frame: pl.DataFrame, orders: Rows, orders_frame: pl.DataFrame
-    ) -> None:
-        """Take what requote let through and the changes of our orders, as words and as columns."""
         if wanted.height:
             self._digest_wanted(wanted)
             self._wanted.write(wanted_frame.to_dict())

@@ -6,14 +6,14 @@ columns are views of them with what is absent marked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from marblemaker.compiled.layout import World
+from marblemaker.compiled.layout import FEW, World
 from marblemaker.compiled.texts import NULL_WORD, Texts, word
 from marblemaker.compiled.told import FILL_MODELS
 from marblemaker.trace import ORDER_UPDATES_SCHEMA, Trace
@@ -55,6 +55,12 @@ def _rows_of(records: NDArray[Any]) -> _Rows:
     return _Rows(words, np.full(height, width, np.int64))
 
 
+_RARE: Final = (
+    "state", "wanted", "decision", "update", "account", "fill", "order", "bound",
+)  # fmt: skip
+"""Tables of output that few inputs lead to a row of."""
+
+
 class Output:
     """Takes what the loop has put out, and writes it."""
 
@@ -78,34 +84,58 @@ class Output:
         ``last``: orders that still work are written as they are.
         """
         s = w["state"][0]
+        s["full"] = 0
+        feeds = [self._lines(w, "signal"), self._lines(w, "target")]
+        most = max(int(s[f"{name}_rows"]) for name in _RARE)
+        # What comes rarely waits for more of it: a table costs the same however few rows it has.
+        if not last and 2 * most < min(int(w["parameters"][0]["most_rows"]), FEW):
+            return lambda: self._write_feeds(feeds)
+        rare = self._take_rare(w, last=last)
 
-        def cut(name: str) -> NDArray[Any]:
-            # Copied: a column may be the memory of its rows, and the loop writes over them.
-            return w[f"{name}_out"][: s[f"{name}_rows"]].copy()
+        def write() -> None:
+            self._write_feeds(feeds)
+            rare()
 
-        def lines(name: str) -> _Rows:
-            height = s[f"{name}_rows"]
-            widths = w[f"{name}_out_widths"][:height].copy()
-            widest = int(widths.max()) if height else 0
-            return _Rows(w[f"{name}_out"][:widest, :height].copy(), widths)
+        return write
 
-        feeds, states = [lines("signal"), lines("target")], lines("state")
-        wanted, decisions, updates = cut("wanted"), cut("decision"), cut("update")
-        fills, account, ended = cut("fill"), cut("account"), cut("order")
-        bounds = cut("bound")
-        working = w["orders"][: s["working"]].copy()
+    def _write_feeds(self, feeds: Sequence[_Rows]) -> None:
+        if self._trace is not None:
+            self._trace.take_feeds(feeds)
+
+    @staticmethod
+    def _lines(w: World, name: str) -> _Rows:
+        height = w["state"][0][f"{name}_rows"]
+        w["state"][0][f"{name}_rows"] = 0
+        # Copied, as in `_cut`.
+        widths = w[f"{name}_out_widths"][:height].copy()
+        widest = int(widths.max()) if height else 0
+        return _Rows(w[f"{name}_out"][:widest, :height].copy(), widths)
+
+    @staticmethod
+    def _cut(w: World, name: str) -> NDArray[Any]:
+        height = w["state"][0][f"{name}_rows"]
+        w["state"][0][f"{name}_rows"] = 0
+        # A column may be the memory of its rows, and the loop writes over them.
+        return cast(NDArray[Any], w[f"{name}_out"][:height].copy())
+
+    def _take_rare(self, w: World, *, last: bool) -> Callable[[], None]:
+        """The same of all but what the feeds hand on."""
+        states = self._lines(w, "state")
+        wanted, decisions, updates = (
+            self._cut(w, name) for name in ("wanted", "decision", "update")
+        )
+        fills, account, ended = (self._cut(w, name) for name in ("fill", "account", "order"))
+        bounds = self._cut(w, "bound")
+        working = w["orders"][: w["state"][0]["working"]].copy()
         if last:
             ended = np.concatenate([ended, working[list(ended.dtype.names or ())]])
             working = working[:0]
-        for name in ("signal", "target", "state", "wanted", "decision", "update", "account",
-                     "fill", "order", "bound"):  # fmt: skip
-            s[f"{name}_rows"] = 0
-        s["full"] = 0
 
         def write() -> None:
             if self._trace is not None:
-                self._trace.take_rows(feeds, states, _rows_of(decisions))
-                self._trace.take_frames(
+                self._trace.take_rare(
+                    states,
+                    _rows_of(decisions),
                     _rows_of(wanted),
                     self._frame(wanted, DECISIONS_SCHEMA),
                     _rows_of(updates),
