@@ -56,9 +56,14 @@ def add_sweep_commands(commands: Any, command: Callable[..., argparse.ArgumentPa
         "--cluster", metavar="ADDRESS", help="compute on this Dask cluster, tcp://HOST:PORT"
     )
     sweep.add_argument(
-        "--engine", choices=("rx", "compiled"), default="rx",
-        help="rx: the reactive graph (compiled: not for sweeps in this version)",
+        "--engine", choices=("rx", "compiled"), default="compiled",
+        help="compiled: one compiled loop (default); rx: the reactive graph; the same rows",
     )  # fmt: skip
+    sweep.add_argument(
+        "--fallback",
+        action="store_true",
+        help="use rx for the settings that the compiled engine does not do",
+    )
     sweep.add_argument(
         "--yes", action="store_true", help="also if there are more than 10,000 combinations"
     )
@@ -85,9 +90,9 @@ def _sweep(arguments: argparse.Namespace, console: Console) -> int:
             swept = sweep(
                 recordings, settings, out,
                 config=config, overrides=arguments.set, engine=arguments.engine,
-                jobs=arguments.jobs, cluster=arguments.cluster, yes=arguments.yes,
-                overwrite=arguments.overwrite, page=arguments.page or True, progress=progress,
-                note=console.note,
+                fallback=arguments.fallback, jobs=arguments.jobs, cluster=arguments.cluster,
+                yes=arguments.yes, overwrite=arguments.overwrite, page=arguments.page or True,
+                progress=progress, note=console.note,
             )  # fmt: skip
     except SweepError as error:
         return console.error(str(error), FAILED)

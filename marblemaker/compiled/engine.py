@@ -18,7 +18,7 @@ import polars as pl
 from numba.core import event
 
 from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
-from marblemaker.compiled.layout import new_world
+from marblemaker.compiled.layout import WORLD, new_world
 from marblemaker.compiled.loop import (
     BACKWARDS,
     DONE,
@@ -59,7 +59,7 @@ from streams.recording import (
 )
 from streams.row_groups import RowGroupWriter
 
-__all__ = ["BATCH_ROWS", "compiled_run", "replay_compiled"]
+__all__ = ["BATCH_ROWS", "compiled_run", "prepare", "replay_compiled"]
 
 BATCH_ROWS: Final = 262_144
 """Rows of a feed that are read, and looped over, at a time."""
@@ -85,9 +85,22 @@ def _version() -> str:
 
 
 @cache
-def compiled_run() -> Callable[..., int]:
+def compiled_run() -> Any:
     """The loop; compiled when it is first called, or taken from numba's cache."""
     return make_run(_version())
+
+
+def prepare(note: Callable[[str], None] = lambda text: None) -> None:
+    """Have the loop compiled, or loaded from the cache; ``note`` is told if it must be compiled."""
+    reader = ThreadPoolExecutor(1)
+    nothing = [
+        Feed(name, None, None, {}, by_seq=False, batch_rows=1, ahead=reader).columns
+        for name in MERGED
+    ]
+    reader.shutdown()
+    with event.install_listener("numba:compile", _Told(note)):
+        kinds: Callable[[Any], Any] = numba.typeof
+        compiled_run().compile(tuple(map(kinds, (np.zeros(1, WORLD), *nothing, False))))
 
 
 class _Told(event.Listener):

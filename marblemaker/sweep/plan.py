@@ -7,12 +7,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import polars as pl
 from msgspec import Struct
 
+from marblemaker.compiled.coverage import Asked, not_done, refuse_what_is_not_done
 from marblemaker.settings import (
     DECIMAL_STRINGS,
     Settings,
@@ -52,6 +53,8 @@ class Plan(Struct, kw_only=True):
     settings: dict[str, str]
     """Settings as JSON by their digest."""
     engine: Engine
+    fallback: frozenset[str]
+    """Digests of settings that are left to the Rx engine."""
 
     def tasks(self, done: set[tuple[str, str]]) -> Iterator[Task]:
         """What is still to be computed, each once."""
@@ -64,7 +67,7 @@ class Plan(Struct, kw_only=True):
             seen.add((digest, sha))
             yield Task(
                 recording=paths[sha], sha=sha, settings=self.settings[digest], digest=digest,
-                engine=self.engine,
+                engine="rx" if digest in self.fallback else self.engine,
             )  # fmt: skip
 
     @property
@@ -123,12 +126,14 @@ def make_plan(
     *,
     config: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
-    engine: Engine = "rx",
+    engine: Engine = "compiled",
+    fallback: bool = False,
 ) -> Plan:
     """Look at every combination on every recording.
 
     ``combinations``: overrides by key, ``{"strategy.half_spread_bps": 10}`` or as sections.
-    What cannot run is a refused row, unless nothing at all can.
+    What cannot run is a refused row, unless nothing at all can; so is what the compiled ``engine``
+    does not do, if it is not left to the other one as a ``fallback``.
 
     Errors: SettingsError for unknown keys, values of the wrong kind, or if no combination can run;
         RecordingError for a recording that is missing or is none.
@@ -139,6 +144,7 @@ def make_plan(
     kinds: dict[tuple[str, str], Any] = {}
     rows: list[tuple[int, str, str | None, str, str | None]] = []
     settings: dict[str, str] = {}
+    left: set[str] = set()
     alike = {source.sha: _market(source.manifest) for source in sources}
     number = 0
     for number, given in enumerate(combinations, start=1):
@@ -158,7 +164,8 @@ def make_plan(
         for source in sources:
             market = alike[source.sha]
             if market not in known:
-                known[market] = _judged(config, texts, source.manifest, settings)
+                judge = _Judge(config, texts, source.manifest, engine, fallback)
+                known[market] = judge.judged(settings, left)
             digest, refused = known[market]
             rows.append((number, source.name, digest, source.sha, refused))
     if not number:
@@ -179,7 +186,7 @@ def make_plan(
     order = ["combination", "recording", *columns, "settings_digest", "recording_sha", "refused"]
     plan = Plan(
         frame=frame.select(order), swept=list(columns), sources=sources, settings=settings,
-        engine=engine,
+        engine=engine, fallback=frozenset(left),
     )  # fmt: skip
     _require_some(plan)
     return plan
@@ -239,24 +246,47 @@ def _market(manifest: Manifest) -> str:
     return json.dumps([msgspec.to_builtins(manifest.instruments), manifest.settings], default=str)
 
 
-def _judged(
-    config: Mapping[str, Any] | None,
-    texts: Sequence[str],
-    manifest: Manifest,
-    known: dict[str, str],
-) -> tuple[str | None, str | None]:
-    try:
-        settings: Settings = load_settings(config=config, overrides=texts, manifest=manifest)
-        if settings.venue.kind == "lighter":
-            raise SettingsError(
-                'venue.kind "lighter" sends orders and is for live runs; a sweep takes "simulated"'
+class _Judge(NamedTuple):
+    """What tells whether a combination can run on a recording."""
+
+    config: Mapping[str, Any] | None
+    texts: Sequence[str]
+    manifest: Manifest
+    engine: Engine
+    fallback: bool
+
+    def judged(self, known: dict[str, str], left: set[str]) -> tuple[str | None, str | None]:
+        """The digest of the settings, or why they cannot run.
+
+        They are added to ``known``, and their digest to ``left`` if the Rx engine is to take them.
+        """
+        try:
+            settings: Settings = load_settings(
+                config=self.config, overrides=self.texts, manifest=self.manifest
             )
-    except SettingsError as error:
-        return None, str(error)
-    digest = used(settings)
-    if digest not in known:
-        known[digest] = msgspec.json.encode(settings).decode()
-    return digest, None
+            if settings.venue.kind == "lighter":
+                raise SettingsError(
+                    'venue.kind "lighter" sends orders and is for live runs; a sweep takes '
+                    '"simulated"'
+                )
+            is_left = self._is_left(settings)
+        except SettingsError as error:
+            return None, str(error)
+        digest = used(settings)
+        if digest not in known:
+            known[digest] = msgspec.json.encode(settings).decode()
+        if is_left:
+            left.add(digest)
+        return digest, None
+
+    def _is_left(self, settings: Settings) -> bool:
+        if self.engine == "rx":
+            return False
+        asked = Asked([], settings, recorded=False, strict=False)
+        if self.fallback:
+            return bool(not_done(asked))
+        refuse_what_is_not_done(asked)
+        return False
 
 
 def _require_some(plan: Plan) -> None:

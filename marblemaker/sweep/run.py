@@ -15,13 +15,14 @@ import msgspec
 import polars as pl
 from msgspec import Struct
 
+from marblemaker.compiled.engine import prepare
 from marblemaker.settings import Settings, SettingsError
 from marblemaker.sweep.cluster import run_on_cluster
 from marblemaker.sweep.local import run_local
 from marblemaker.sweep.page import write_page
 from marblemaker.sweep.plan import Plan, make_plan
 from marblemaker.sweep.store import Store
-from marblemaker.sweep.work import Engine, Task
+from marblemaker.sweep.work import Engine, Task, replay_of
 
 __all__ = ["MOST_UNASKED", "SweepInterrupted", "Swept", "sweep"]
 
@@ -69,7 +70,8 @@ def sweep(
     *,
     config: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
-    engine: Engine = "rx",
+    engine: Engine = "compiled",
+    fallback: bool = False,
     jobs: int | None = None,
     cluster: str | None = None,
     yes: bool = False,
@@ -84,7 +86,8 @@ def sweep(
     iterable of ``{"strategy.half_spread_bps": 10}``. They lie over ``overrides``, these over
     ``config``, that over the recording's own. ``out`` is a folder, or the table if it ends in
     ``.parquet``; what is there of the same sweep is not computed again, ``overwrite`` forgets it.
-    ``jobs`` local processes (default: one a core), or the Dask ``cluster`` at that address.
+    ``jobs`` local processes (default: one a core), or the Dask ``cluster`` at that address. With a
+    ``fallback`` the Rx engine takes what the compiled one does not do; it is refused otherwise.
 
     Shape: rows in the order of ``settings``, for each the recordings in theirs.
     Errors: SettingsError for a bad grid, before any work; RecordingError for a bad recording or an
@@ -94,13 +97,11 @@ def sweep(
     started = time.perf_counter()
     paths = [Path(one) for one in recordings]
     _require_few(paths, settings, config, list(overrides), yes=yes)
-    if engine != "rx":
-        raise SettingsError(
-            f"--engine {engine} is not part of this version of sweep; use --engine rx"
-        )
     if jobs is not None and jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, was {jobs}")
-    plan = make_plan(paths, settings, config=config, overrides=overrides, engine=engine)
+    plan = make_plan(
+        paths, settings, config=config, overrides=overrides, engine=engine, fallback=fallback
+    )
     if plan.frame.height > MOST_UNASKED and not yes:
         raise SettingsError(_too_many(plan.frame.height, _pace(plan)))
     if plan.refused:
@@ -111,6 +112,8 @@ def sweep(
     with Store(Path(out), plan, overwrite=overwrite) as store:
         done = store.done
         tasks = list(plan.tasks(done))
+        if plan.fallback:
+            say(f"{len(plan.fallback):,} settings are left to --engine rx")
         if done:
             say(f"{len(done):,} are done already, {len(tasks):,} are left")
         computed = _compute(tasks, store, jobs, cluster, len(done), progress, say)
@@ -156,6 +159,8 @@ def _compute(
         if cluster is not None:
             run_on_cluster(cluster, iter(tasks), take, say)
         else:
+            if any(task.engine == "compiled" for task in tasks):
+                prepare(say)  # once, not in every worker
             run_local(iter(tasks), min(jobs or _cores(), len(tasks)), take)
     except KeyboardInterrupt:
         raise SweepInterrupted(before + computed, before + len(tasks)) from None
@@ -213,9 +218,9 @@ class _EnoughError(Exception):
 
 def _pace(plan: Plan) -> float:
     """Seconds that a replay takes on average, from the begin of one: never more than a moment."""
-    from marblemaker.replay import replay
-
-    source = plan.sources[0]
+    source, task = plan.sources[0], next(plan.tasks(set()))
+    if task.engine == "compiled":
+        prepare(_silent)
     started = time.perf_counter()
     looks: list[tuple[float, int]] = [(0.0, 0)]
 
@@ -224,9 +229,9 @@ def _pace(plan: Plan) -> float:
         if looks[-1][0] > _PACE_SECONDS:
             raise _EnoughError
 
-    settings = msgspec.json.decode(next(iter(plan.settings.values())), type=Settings)
+    settings = msgspec.json.decode(task.settings, type=Settings)
     with tempfile.TemporaryDirectory(prefix="marble-pace-") as scratch, suppress(_EnoughError):
-        replay(
+        replay_of(task.engine)(
             source.path, settings, Path(scratch) / "run", venue="simulated", bounds=True,
             trace=False, progress=look,
         )  # fmt: skip

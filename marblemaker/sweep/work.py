@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -27,7 +28,10 @@ from marblemaker.settings import Settings, SettingsError, as_used
 from marblemaker.sweep.scratch import scratch_folder
 from streams.recording import FILES, Manifest, RecordingError, read_manifest
 
-__all__ = ["ACTIONS", "Engine", "ErrorKind", "SweepError", "Task", "compute", "identity", "used"]
+__all__ = [
+    "ACTIONS", "Engine", "ErrorKind", "SweepError", "Task", "compute", "identity", "replay_of",
+    "used",
+]  # fmt: skip
 
 Engine = Literal["rx", "compiled"]
 ErrorKind = Literal["settings", "replay", "lost"]
@@ -61,7 +65,7 @@ class Task(Struct, frozen=True, kw_only=True):
     """All settings, as JSON."""
     digest: str
     """What ``used`` says of the settings."""
-    engine: Engine = "rx"
+    engine: Engine = "compiled"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -112,8 +116,6 @@ def _collect_now_and_then() -> None:
 
 
 def _replayed(task: Task) -> dict[str, Any]:
-    from marblemaker.replay import replay
-
     folder = Path(task.recording)
     try:
         settings = msgspec.json.decode(task.settings, type=Settings)
@@ -121,10 +123,8 @@ def _replayed(task: Task) -> dict[str, Any]:
             raise RecordingError("this worker reads the settings otherwise: another version of us")
         if identity(read_manifest(folder)) != task.sha:
             raise RecordingError(f"{folder} is not the recording that the sweep began with")
-        if task.engine != "rx":
-            raise SettingsError(f"the engine {task.engine} is not part of this version")
         with scratch_folder(folder) as scratch:
-            summary = replay(
+            summary = replay_of(task.engine)(
                 folder, settings, scratch / "run", venue="simulated", bounds=True, trace=False
             )
         return _row(summary)
@@ -137,6 +137,17 @@ def _replayed(task: Task) -> dict[str, Any]:
         machine = isinstance(error.__cause__, OSError)
         told = str(error) if isinstance(error, RecordingError) else f"{error!r}"
         return failed("lost" if machine else "replay", told)
+
+
+def replay_of(engine: Engine) -> Callable[..., dict[str, Any]]:
+    """The replay of an engine; loaded when it is asked for."""
+    if engine == "compiled":
+        from marblemaker.compiled.engine import replay_compiled
+
+        return replay_compiled
+    from marblemaker.replay import replay
+
+    return replay
 
 
 def failed(kind: ErrorKind, message: str) -> dict[str, Any]:

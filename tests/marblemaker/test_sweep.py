@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 
 from marblemaker.cli import main
+from marblemaker.compiled import coverage
 from marblemaker.replay import replay
 from marblemaker.settings import SettingsError, load_settings
 from marblemaker.sweep import Swept, grid, random_search, sweep, write_page
@@ -205,7 +206,6 @@ def test_the_last_of_the_bad_commands_ends_with_2_and_leaves_nothing(
         [folder, spread, "--seed=4"],
         [folder, spread, "--random=0"],
         [folder, spread, "--jobs=0"],
-        [folder, spread, "--engine=compiled"],
         [folder, spread, "--set=venue.kind=lighter"],
         [folder, spread, "--plan=/nowhere.toml"],
     ):
@@ -314,7 +314,9 @@ def test_failing_combinations_are_rows_and_settings_in_doubt_have_a_column_of_th
         {"strategy.half_spread_bps": 5, "venue.latency": 20},
         {"signal.others": ["X.EQUS"]},  # the recording has one signal only
     ]
-    done = sweep(recordings[:1], combinations, tmp_path / "t.parquet", overrides=BASE, jobs=1)
+    done = sweep(
+        recordings[:1], combinations, tmp_path / "t.parquet", overrides=BASE, jobs=1, fallback=True
+    )
 
     frame = done.frame
     assert done.computed == 3, "equal combinations are computed once"
@@ -325,7 +327,9 @@ def test_failing_combinations_are_rows_and_settings_in_doubt_have_a_column_of_th
     assert frame["guards.collar_bps"].to_list() == [None] * 5
     assert frame.schema["strategy.on_cancel_resubmit"] == pl.Boolean()
     assert frame.schema["venue.latency"] == pl.Float64() or frame["venue.latency"][0] == 20
-    again = sweep(recordings[:1], combinations, tmp_path / "t.parquet", overrides=BASE)
+    again = sweep(
+        recordings[:1], combinations, tmp_path / "t.parquet", overrides=BASE, fallback=True
+    )
     assert again.computed == 0
 
 
@@ -609,3 +613,34 @@ def test_a_cluster_gives_the_same_table_though_a_worker_dies_on_the_way(
     assert child.returncode == 0, said
     assert json.loads(told)["computed"] == 24
     assert _same(pl.read_parquet(tmp_path / "out" / "sweep.parquet"), swept.frame)
+
+
+# ---------------------------------------------------------------- engines
+
+
+def test_both_engines_give_the_same_rows(
+    swept: Swept, recordings: list[Path], tmp_path: Path
+) -> None:
+    other = sweep(recordings, grid(AXES), tmp_path, overrides=BASE, jobs=2, engine="rx")
+    assert _same(swept.frame, other.frame)
+    assert swept.frame["fills"].sum() > 0
+
+
+def test_what_the_compiled_engine_does_not_do_is_a_row_that_says_so_or_is_left_to_the_other(
+    recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = coverage.NotDone(
+        "half spreads of 3 bps", lambda asked: asked.settings.strategy.half_spread_bps == 3
+    )
+    monkeypatch.setattr(coverage, "NOT_DONE", (wide,))
+    spreads = grid({"strategy.half_spread_bps": "1,3"})
+
+    refused = sweep(recordings[:1], spreads, tmp_path / "refused", overrides=BASE, jobs=1)
+    left = sweep(recordings[:1], spreads, tmp_path / "left", overrides=BASE, jobs=1, fallback=True)
+
+    assert refused.frame["error_kind"].to_list() == [None, "settings"]
+    assert "does not do half spreads of 3 bps; use --engine rx" in refused.frame["error"][1]
+    assert left.frame["error"].to_list() == [None, None]
+    assert _same(refused.frame[:1], left.frame[:1])
+    plan = make_plan(recordings[:1], spreads, overrides=BASE, fallback=True)
+    assert [task.engine for task in plan.tasks(set())] == ["compiled", "rx"]
