@@ -17,13 +17,14 @@ HORIZONS_SECONDS: Final = (1, 5, 30, 60)
 _NS: Final = 1_000_000_000
 
 
-def markouts(run: Path) -> dict[str, dict[str, Any]]:
+def markouts(run: Path, target: Path | None = None) -> dict[str, dict[str, Any]]:
     """Average, per horizon, how far the target's mid moved our way after our maker fills.
 
         markout = side × (mid at fill + horizon − fill price) / fill price
 
     Units: bps, weighted by size; positive is good for us. The mid is the last one at that instant.
     A fill whose horizon lies beyond the last target quote is left out; ``fills`` counts the rest.
+    ``target`` is the file of the target's quotes where the run holds none.
     """
     fills = (
         pl.read_parquet(run / "fills.parquet")
@@ -34,7 +35,7 @@ def markouts(run: Path) -> dict[str, dict[str, Any]]:
         return {}
     ts, px, qty, side = (fills[name].to_numpy() for name in ("ts", "px", "qty", "side"))
     asked = np.concatenate([ts + seconds * _NS for seconds in HORIZONS_SECONDS])
-    mids = _mids_at(run / "target.parquet", asked).reshape(len(HORIZONS_SECONDS), -1)
+    mids = _mids_at(target or run / "target.parquet", asked).reshape(len(HORIZONS_SECONDS), -1)
     found: dict[str, dict[str, Any]] = {}
     for seconds, then in zip(HORIZONS_SECONDS, mids, strict=True):
         known = ~np.isnan(then)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from functools import cache
 
 from marblemaker import __version__
 
@@ -16,9 +17,12 @@ def versions(*more: str) -> dict[str, str]:
     ``more`` names further packages; one that is not installed as a package is ``unknown``.
     """
     found = {"marblemaker": __version__, "python": platform.python_version()}
-    for name in (*_PACKAGES, *more):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return found | {name: _version_of(name) for name in (*_PACKAGES, *more)}
+
+
+@cache
+def _version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

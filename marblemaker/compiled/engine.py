@@ -129,10 +129,13 @@ def replay_compiled(
     batch_rows: int = BATCH_ROWS,
     trace: bool = True,
     strict: bool = False,
+    inputs: bool = True,
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Do as ``marblemaker.replay.replay``: the same run folder, an order of magnitude sooner.
+
+    Without ``inputs`` the folder has the tables of what the run did, and no copy of what it read.
 
     ``note`` is told if code must be compiled first.
 
@@ -144,7 +147,10 @@ def replay_compiled(
     recorded = takes_recorded([recording], venue)
     refuse_what_is_not_done(Asked([recording], settings, recorded, strict))
     with new_run(out, [source], overwrite=overwrite) as folder:
-        run = _Run(recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds)
+        run = _Run(
+            recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,
+            inputs=inputs,
+        )  # fmt: skip
         with event.install_listener("numba:compile", _Told(note)):
             return run.complete(progress)
 
@@ -161,6 +167,7 @@ class _Run:
         batch_rows: int,
         trace: bool,
         bounds: bool,
+        inputs: bool,
     ) -> None:
         self._recording, self._settings, self._folder = recording, settings, folder
         self._bounds = bounds
@@ -192,7 +199,10 @@ class _Run:
             )
             for name in MERGED
         }  # fmt: skip
-        self._writers = {name: RowGroupWriter(folder, name, schema_of(name)) for name in paths}
+        # The target's quotes, for markouts, where the folder is to hold none.
+        self._target = None if inputs else paths.get("target")
+        kept = paths if inputs else {}
+        self._writers = {name: RowGroupWriter(folder, name, schema_of(name)) for name in kept}
         self._mark: int | None = None
         # The loop needs no lock of Python's: what it has put out is written beside it, inputs and
         # outputs each in their own order.
@@ -229,7 +239,7 @@ class _Run:
             pnl_tick_value=self._pnl_tick_value(),
             bounds=self._bounds_told(),
         )
-        summary["markouts"] = markouts(self._folder)
+        summary["markouts"] = markouts(self._folder, self._target)
         if self._trace is not None:
             finish_trace(self._trace, self._folder, manifest, summary["digest"])
         seconds = time.perf_counter() - started
@@ -297,7 +307,8 @@ class _Run:
     def _write_rows(self, name: str, frame: pl.DataFrame, columns: AnyColumns) -> None:
         seqs = pl.Series("seq", columns.number.view(np.uint64))
         rows = frame.with_columns(seqs).select(list(schema_of(name)))
-        self._writers[name].append(rows)
+        if name in self._writers:
+            self._writers[name].append(rows)
         if self._trace is not None:
             if isinstance(columns, Columns):
                 self._trace.quotes(name, (columns.number, columns.ts, *columns[3:]))

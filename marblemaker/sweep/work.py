@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -144,7 +145,7 @@ def replay_of(engine: Engine) -> Callable[..., dict[str, Any]]:
     if engine == "compiled":
         from marblemaker.compiled.engine import replay_compiled
 
-        return replay_compiled
+        return partial(replay_compiled, inputs=False)
     from marblemaker.replay import replay
 
     return replay
