@@ -42,7 +42,6 @@ NOT_DONE: Final = (
         "budgets (venue.limits, transactions_per_minute, volume_quota)",
         lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",
     ),
-    NotDone("risk.kill_file", lambda a: a.settings.risk.kill_file is not None),
 )
 """In the order in which they are looked for."""
 

@@ -18,7 +18,7 @@ from numba.core import event
 from numpy.typing import NDArray
 
 from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
-from marblemaker.compiled.layout import new_world
+from marblemaker.compiled.layout import new_world, spell
 from marblemaker.compiled.loop import (
     BACKWARDS,
     DONE,
@@ -35,6 +35,7 @@ from marblemaker.compiled.read import Feed, kills_of
 from marblemaker.compiled.texts import ANOMALIES, Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Inputs, Output
+from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.replay import (
     Progress,
@@ -51,6 +52,7 @@ from sinks.journal import Journal
 from streams.instrument import UNIT
 from streams.recording import (
     FileEntry,
+    FrameWriter,
     Recording,
     RecordingError,
     schema_of,
@@ -177,7 +179,16 @@ class _Run:
             )
             for name in MERGED
         }  # fmt: skip
-        self._writers = {name: Inputs(folder, name, path) for name, path in paths.items()}
+        self._texts = texts
+        self._writers: dict[str, Inputs | FrameWriter] = {
+            name: Inputs(folder, name, path) for name, path in paths.items()
+        }
+        kill_file = settings.risk.kill_file
+        self._kill = KillFile(Path(kill_file)) if kill_file else None
+        if kill_file is not None:
+            # It has rows that the recording does not have.
+            self._writers["status"] = FrameWriter(folder, "status", schema_of("status"))
+        self._before_kill: tuple[int, int, int] | None = None
         self._mark: int | None = None
         # The loop needs no lock of Python's: what it has put out is written beside it.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
@@ -239,6 +250,8 @@ class _Run:
         s = w["state"][0]
         for name, feed in self._feeds.items():
             s[f"more_{name}"] = feed.read()
+        if any(feed.rows for feed in self._feeds.values()):
+            self._poll_kill_file()
         while True:
             columns = [feed.columns for feed in self._feeds.values()]
             came = run(self._world, *columns, self._by_seq)
@@ -250,27 +263,59 @@ class _Run:
                 break
             if came != FULL:
                 self._refill(self._feeds[_MORE[came]])
+                self._poll_kill_file()
                 if progress is not None:
                     done = sum(feed.rows for feed in self._feeds.values())
                     progress(done, total, int(s["now"]))
         for feed in self._feeds.values():
             self._write_inputs(feed)
-        if self._writing is not None:
-            self._writing.result()
+        self._settle_disk()
 
     def _write(self, write: Callable[[], None]) -> None:
         """Have something written off this thread; at most one thing waits."""
-        if self._writing is not None:
-            self._writing.result()
+        self._settle_disk()
         self._writing = self._disk.submit(write)
 
     def _refill(self, feed: Feed) -> None:
         """Write what the loop has gone through, and read on."""
         self._write_inputs(feed)
         s = self._world[0]["state"][0]
+        if feed.name == "status" and self._before_kill is not None:
+            # Not a choice of order: this was no neighbour of other inputs.
+            s["ties"], s["before_ts"], s["before_kind"] = self._before_kill
+            self._before_kill = None
         s[f"more_{feed.name}"] = feed.read()
         if s[f"more_{feed.name}"]:
             s[f"at_{feed.name}"] = 0
+
+    def _poll_kill_file(self) -> None:
+        """Turn a change of the kill file into the next input."""
+        if self._kill is None or self._before_kill is not None:
+            return  # One change at a time: that before has not been delivered.
+        change = self._kill.changed()
+        if change is None:
+            return
+        kind, text = change
+        if kind == "kill" and self._texts.add_kill(text):
+            self._settle_disk()
+            self._output.learn(self._texts)
+            spell(self._world, self._texts)
+        s, feed = self._world[0]["state"][0], self._feeds["status"]
+        row = {"ts": [int(s["now"])], "source": ["operator"], "kind": [kind], "text": [text]}
+        schema = {name: dtype for name, dtype in schema_of("status").items() if name != "seq"}
+        number = feed.columns.number
+        delivered = feed.put_first(int(s["at_status"]), pl.DataFrame(row, schema))
+        if delivered is not None and delivered.height:
+            numbers = number[: delivered.height]
+            self._write(lambda: self._write_rows("status", delivered, numbers))
+        # The loop comes back as soon as it has gone through this one row.
+        s["at_status"], s["more_status"] = 0, 1
+        self._before_kill = int(s["ties"]), int(s["before_ts"]), int(s["before_kind"])
+
+    def _settle_disk(self) -> None:
+        """Wait until all that was given out is written."""
+        if self._writing is not None:
+            self._writing.result()
 
     def _write_inputs(self, feed: Feed) -> None:
         """Write a batch of a feed as it was delivered, with its sequence numbers."""

@@ -13,11 +13,18 @@ import numpy as np
 from msgspec.structs import fields
 from numpy.typing import NDArray
 
-from marblemaker.compiled.texts import ANOMALIES, EMPTY, NULL_WORD, SOURCES, Texts
+from marblemaker.compiled.texts import (
+    ANOMALIES,
+    EMPTY,
+    MOST_REASONS,
+    NULL_WORD,
+    SOURCES,
+    Texts,
+)
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
 
-__all__ = ["DECISION", "WORLD", "World", "new_world"]
+__all__ = ["DECISION", "WORLD", "World", "new_world", "spell"]
 
 Records = NDArray[Any]
 World = Any
@@ -214,7 +221,6 @@ _QUEUE: Final = 8_192
 _ORDERS: Final = 1_024
 SHADOWS: Final = 2
 """How many fill models there are beside the one that is asked for."""
-_REASONS: Final = 256
 MEMORY: Final = 2**18
 """Numbers of orders that are told apart where orders that have ended are remembered."""
 TRADES: Final = 2**17
@@ -247,8 +253,8 @@ def _world() -> np.dtype[Any]:
         # Opens at which the session baseline starts anew, then NEVER.
         ("opens", np.int64, SESSIONS),
         ("source_words", np.int64, len(SOURCES)),
-        ("reason_words", np.int64, _REASONS),
-        ("decided_words", (np.int64, (len(SOURCES),)), _REASONS),
+        ("reason_words", np.int64, MOST_REASONS),
+        ("decided_words", (np.int64, (len(SOURCES),)), MOST_REASONS),
         ("blank", DECISION, 1),
         ("state", STATE, 1),
         ("feeds", FEED, 2),
@@ -302,7 +308,9 @@ def _world() -> np.dtype[Any]:
         ("bound_out", BOUND_ROW, few),
     ):
         if name == "decided_words":
-            tables.append((name, (np.int64, (len(SOURCES), _REASONS)), 8 * len(SOURCES) * _REASONS))
+            tables.append(
+                (name, (np.int64, (len(SOURCES), MOST_REASONS)), 8 * len(SOURCES) * MOST_REASONS)
+            )
         elif name == "shadowed":
             size = SHADOWS * rows * RESTING.itemsize
             tables.append((name, (RESTING, (SHADOWS, rows)), size))
@@ -342,8 +350,7 @@ def new_world(
         w[name] = NEVER
         w[name][: len(instants)] = instants
     w["source_words"] = texts.source_words
-    w["reason_words"][: len(texts.reason_words)] = texts.reason_words
-    w["decided_words"][:, : len(texts.reason_words)] = texts.decided_words
+    spell(world, texts)
     w["due"] = NEVER
     for name in ("blank", "draft", "wanted", "held", "last_sent", "last_target"):
         w[name] = _blank()
@@ -380,6 +387,13 @@ def new_world(
         # A baseline that was set is what the first mid is judged against for a split.
         feeds[SIGNAL]["before"] = p["set_price"]
     return world
+
+
+def spell(world: Records, texts: Texts) -> None:
+    """Tell a world the words of all reasons there are."""
+    w, known = world[0], len(texts.reason_words)
+    w["reason_words"][:known] = texts.reason_words
+    w["decided_words"][:, :known] = texts.decided_words
 
 
 def _blank() -> Records:

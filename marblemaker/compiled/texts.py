@@ -14,6 +14,7 @@ import numpy as np
 from marblemaker.digest import NULL, fnv1a
 from operators.books import CROSSED, FAULTS, LOCKED, ZERO_PRICE, ZERO_SIZE
 from sinks.orders import ADOPTED, QUERIED
+from streams.recording import RecordingError
 
 __all__ = ["NULL_WORD", "Texts", "word"]
 
@@ -58,6 +59,7 @@ TOO_DEAR: Final = 20
 LOSS: Final = 21
 FIRST_KILL: Final = 22
 """From here on the texts of the operator's kill commands."""
+MOST_REASONS: Final = 256
 
 REASONS: Final = (
     "missing",
@@ -208,8 +210,24 @@ class Texts:
 
     def __init__(self, kills: Iterable[str] = ()) -> None:
         """Know the texts of ``kills`` as well, which are reasons from ``FIRST_KILL`` on."""
-        kills = tuple(kills)
-        self.kills = {text: FIRST_KILL + k for k, text in enumerate(kills)}
+        self.kills: dict[str, int] = {}
+        self._learn(tuple(kills))
+
+    def add_kill(self, text: str) -> bool:
+        """Know the text of one more kill command; tell whether it is new."""
+        new = text not in self.kills
+        if new:
+            self._learn((*self.kills, text))
+        return new
+
+    def _learn(self, kills: tuple[str, ...]) -> None:
+        if FIRST_KILL + len(kills) > MOST_REASONS:
+            raise RecordingError(
+                f"--engine compiled knows up to {MOST_REASONS - FIRST_KILL} different texts of "
+                f"kill commands, there are {len(kills)}; use --engine rx"
+            )
+        # Readers hold this dictionary, so it stays the same one.
+        self.kills.update({text: FIRST_KILL + k for k, text in enumerate(kills)})
         self.reasons = (*REASONS, *kills)
         self.by_word: dict[int, str] = {word(text): text for text in (*_SPELLED, *SOURCES)}
         self.by_word |= {word(reason): reason for reason in self.reasons}

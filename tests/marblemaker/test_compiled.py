@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from marblemaker.compiled import coverage, engine
 from marblemaker.compiled.coverage import NOT_DONE, Asked
 from marblemaker.replay import replay
 from marblemaker.settings import SettingsError
-from streams.recording import Recording, RecordingError
+from streams.recording import FILES, Recording, RecordingError
 from tests.engines import both, differences
 from tests.sessions import (
     SECOND,
@@ -358,6 +358,95 @@ def test_recordings_with_numbers_are_merged_by_them(tmp_path: Path) -> None:
     assert differences(rx, compiled) == []
 
 
+# ---------------------------------------------------------------- the kill file
+
+
+@pytest.mark.parametrize(
+    ("numbered", "text", "statuses"),
+    [(False, None, 0), (False, "", 0), (False, "lunch ☕", 3), (True, "lunch ☕", 3)],
+)
+def test_a_kill_file_that_does_not_change_gives_the_same_run(
+    tmp_path: Path, numbered: bool, text: str | None, statuses: int
+) -> None:
+    feeds = close_feeds(3)
+    rows = [
+        {"ts": START + (k + 5) * SECOND, "source": "operator", "kind": kind, "text": None}
+        for k, kind in enumerate(("release", "kill", "release"))
+    ]
+    recording = _numbered if numbered else write_recording
+    source = recording(tmp_path / "recording", feeds, {"status": rows} if statuses else {})
+    if text is not None:
+        (tmp_path / "kill").write_text(text)
+    chosen = settings(**CLOSE, risk={"kill_file": str(tmp_path / "kill")})
+
+    rx, compiled = both(source, chosen, tmp_path, batch_rows=30)
+
+    assert differences(rx, compiled) == []
+    told = pl.read_parquet(compiled / "status.parquet")
+    assert told.height == statuses + (text is not None)
+    reasons = pl.read_parquet(compiled / "decisions.parquet")["reason"]
+    assert (f"kill switch {text or 'kill file'}" in reasons) == (text is not None)
+
+
+def _numbered(
+    folder: Path,
+    feeds: Mapping[str, pl.DataFrame],
+    events: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Path:
+    """A recording of which all rows have numbers, in the order of time and ties."""
+    frames = {**{name: pl.DataFrame(rows) for name, rows in events.items()}, **feeds}
+    order = sorted(
+        (ts, list(FILES).index(name), name, k)
+        for name, rows in frames.items()
+        for k, ts in enumerate(rows["ts"])
+    )
+    numbers: dict[str, list[int]] = {name: [0] * frames[name].height for name in frames}
+    for seq, (_, _, name, k) in enumerate(order, start=1):
+        numbers[name][k] = 3 * seq
+    return write_recording(
+        folder,
+        {name: rows.with_columns(seq=pl.Series(numbers[name], dtype=pl.UInt64))
+         for name, rows in feeds.items()},
+        {name: [{**row, "seq": seq} for row, seq in zip(rows, numbers[name], strict=True)]
+         for name, rows in events.items()},
+    )  # fmt: skip
+
+
+def test_a_kill_file_that_comes_and_goes_becomes_inputs_that_replay(tmp_path: Path) -> None:
+    kill_file = tmp_path / "kill"
+    status = [{"ts": START + k * SECOND, "source": "signal", "kind": "notice"} for k in range(60)]
+    feeds = close_feeds(4)
+    source = write_recording(tmp_path / "recording", feeds, {"status": status})
+    looks = 0
+
+    def progress(done: int, total: int, ts: int) -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 4 == 1:
+            kill_file.write_text(f"change {looks}")
+        elif looks % 4 == 3:
+            kill_file.unlink()
+
+    run = tmp_path / "run"
+    engine.replay_compiled(
+        source, settings(**CLOSE, risk={"kill_file": str(kill_file)}), run,
+        batch_rows=25, progress=progress,
+    )  # fmt: skip
+
+    kinds = pl.read_parquet(run / "status.parquet")["kind"].value_counts()
+    told = dict(kinds.iter_rows())
+    assert told["notice"] == 60
+    assert told["kill"] >= told["release"] >= 3
+    # What it was told is in the run folder: without the file it comes to the same.
+    again = tmp_path / "again"
+    replay(run, settings(**CLOSE), again, venue="simulated")
+    for name in ("decisions", "orders", "status", "account", "target"):
+        one, other = (pl.read_parquet(folder / f"{name}.parquet") for folder in (run, again))
+        assert one.equals(other), name
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (run, again)]
+    assert summaries[0]["digest"] == summaries[1]["digest"]
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -380,7 +469,6 @@ def _asked(**changes: Any) -> Asked:
          "strategy.anchor_without_own"),
         (_asked(settings=settings(venue={"limits": "tier"})),
          "budgets (venue.limits, transactions_per_minute, volume_quota)"),
-        (_asked(settings=settings(risk={"kill_file": "k"})), "risk.kill_file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
