@@ -18,7 +18,7 @@ import polars as pl
 from numba.core import event
 
 from marblemaker.compiled.coverage import Asked, refuse_what_is_not_done
-from marblemaker.compiled.layout import WORLD, new_world
+from marblemaker.compiled.layout import WORLD, new_world, spell
 from marblemaker.compiled.loop import (
     BACKWARDS,
     DONE,
@@ -33,9 +33,10 @@ from marblemaker.compiled.loop import (
     make_run,
 )
 from marblemaker.compiled.read import AnyColumns, Feed, kills_of
-from marblemaker.compiled.texts import Texts
+from marblemaker.compiled.texts import ANOMALIES, Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Output
+from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.replay import (
     Progress,
@@ -199,10 +200,17 @@ class _Run:
             )
             for name in MERGED
         }  # fmt: skip
+        self._texts = texts
         # The target's quotes, for markouts, where the folder is to hold none.
         self._target = None if inputs else paths.get("target")
-        kept = paths if inputs else {}
-        self._writers = {name: RowGroupWriter(folder, name, schema_of(name)) for name in kept}
+        kill_file = settings.risk.kill_file
+        self._kill = KillFile(Path(kill_file)) if kill_file else None
+        # A kill file may lead to rows that the recording does not have.
+        kept = dict.fromkeys([*paths, *(["status"] if kill_file is not None else [])])
+        self._writers = {
+            name: RowGroupWriter(folder, name, schema_of(name)) for name in (kept if inputs else ())
+        }
+        self._before_kill: tuple[int, int, int] | None = None
         self._mark: int | None = None
         # The loop needs no lock of Python's: what it has put out is written beside it, inputs and
         # outputs each in their own order.
@@ -229,12 +237,7 @@ class _Run:
             recorded=False,
             mark=self._mark,
             ties=int(s["ties"]),
-            anomalies={
-                "cancel_reject for a finished order": int(s["late_cancels"]),
-                "modify_reject for a finished order": int(s["late_moves"]),
-                "position left open: the closing order was refused": int(s["position_left"]),
-                "left working: not confirmed in time": int(s["left_working"]),
-            },
+            anomalies=dict(zip(ANOMALIES, self._world[0]["anomalies"].tolist(), strict=True)),
             left_working=left,
             pnl_tick_value=self._pnl_tick_value(),
             bounds=self._bounds_told(),
@@ -270,6 +273,8 @@ class _Run:
         s = w["state"][0]
         for name, feed in self._feeds.items():
             s[f"more_{name}"] = feed.read()
+        if any(feed.rows for feed in self._feeds.values()):
+            self._poll_kill_file()
         while True:
             columns = [feed.columns for feed in self._feeds.values()]
             came = run(self._world, *columns, self._by_seq)
@@ -281,21 +286,54 @@ class _Run:
                 break
             if came != FULL:
                 self._refill(self._feeds[_MORE[came]])
+                self._poll_kill_file()
                 if progress is not None:
                     done = sum(feed.rows for feed in self._feeds.values())
                     progress(done, total, int(s["now"]))
         for feed in self._feeds.values():
             self._write_inputs(feed)
-        self._inputs.finish()
-        self._outputs.finish()
+        self._settle_disk()
 
     def _refill(self, feed: Feed) -> None:
         """Write what the loop has gone through, and read on."""
         self._write_inputs(feed)
         s = self._world[0]["state"][0]
+        if feed.name == "status" and self._before_kill is not None:
+            # Not a choice of order: this was no neighbour of other inputs.
+            s["ties"], s["before_ts"], s["before_kind"] = self._before_kill
+            self._before_kill = None
         s[f"more_{feed.name}"] = feed.read()
         if s[f"more_{feed.name}"]:
             s[f"at_{feed.name}"] = 0
+
+    def _poll_kill_file(self) -> None:
+        """Turn a change of the kill file into the next input."""
+        if self._kill is None or self._before_kill is not None:
+            return  # One change at a time: that before has not been delivered.
+        change = self._kill.changed()
+        if change is None:
+            return
+        kind, text = change
+        if kind == "kill" and self._texts.add_kill(text):
+            self._settle_disk()
+            self._output.learn(self._texts)
+            spell(self._world, self._texts)
+        s, feed = self._world[0]["state"][0], self._feeds["status"]
+        row = {"ts": [int(s["now"])], "source": ["operator"], "kind": [kind], "text": [text]}
+        schema = {name: dtype for name, dtype in schema_of("status").items() if name != "seq"}
+        number = feed.columns.number
+        delivered = feed.put_first(int(s["at_status"]), pl.DataFrame(row, schema))
+        if delivered is not None and delivered.height:
+            columns = feed.columns._replace(number=number[: delivered.height])
+            self._inputs.put(lambda: self._write_rows("status", delivered, columns))
+        # The loop comes back as soon as it has gone through this one row.
+        s["at_status"], s["more_status"] = 0, 1
+        self._before_kill = int(s["ties"]), int(s["before_ts"]), int(s["before_kind"])
+
+    def _settle_disk(self) -> None:
+        """Wait until all that was given out is written."""
+        self._inputs.finish()
+        self._outputs.finish()
 
     def _write_inputs(self, feed: Feed) -> None:
         """Write a batch of a feed as it was delivered, with its sequence numbers."""

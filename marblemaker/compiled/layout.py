@@ -13,11 +13,18 @@ import numpy as np
 from msgspec.structs import fields
 from numpy.typing import NDArray
 
-from marblemaker.compiled.texts import EMPTY, NULL_WORD, SOURCES, Texts
+from marblemaker.compiled.texts import (
+    ANOMALIES,
+    EMPTY,
+    MOST_REASONS,
+    NULL_WORD,
+    SOURCES,
+    Texts,
+)
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
 
-__all__ = ["DECISION", "WORLD", "World", "new_world"]
+__all__ = ["DECISION", "WORLD", "World", "new_world", "spell"]
 
 Records = NDArray[Any]
 World = Any
@@ -33,7 +40,8 @@ SESSION_ANEW: Final = 3
 RISK_OVER: Final = 4
 THROTTLE_OVER: Final = 5
 GIVE_UP: Final = 6
-TIMERS: Final = 7
+LOOK: Final = 7
+TIMERS: Final = 8
 
 # Values that states are made of, by their place in ``World.values``.
 SIGNAL: Final = 0
@@ -64,7 +72,9 @@ PARAMETERS: Final = _record(
     "has_risk risk_position risk_orders risk_rejects risk_notional risk_loss cooldown_ns "
     "risk_scheduled "
     # the order sink
-    "replaces expire_ns flatten stop_ns max_batch "
+    "replaces expire_ns flatten stop_ns max_batch in_flight_ns "
+    # whether the sink may have to ask what became of its orders
+    "asks "
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     "live_in_account live_in_market shadows "
@@ -109,6 +119,7 @@ VALUE: Final = _record(
 STATE: Final = _record(
     # the pump and its clock
     "begun seq now next_due made venue_due disposed stopped full trouble before_ts before_kind "
+    "ending "
     "ties "
     "at_signal at_target at_status at_trades more_signal more_target more_status more_trades "
     "notices_head notices_tail answers_head answers_tail "
@@ -127,12 +138,11 @@ STATE: Final = _record(
     "went went_ns has_sent has_held held_due unreported "
     # the order sink
     "position leaves_buy leaves_sell created working waiting commands moves batches stopping "
-    "finished gave_up flattenings levels_assigned "
+    "finished gave_up flattenings levels_assigned disconnected doubtful look_ts ends seen "
     # the venue
     "bid ask bid_sz ask_sz trades arrived live resting on_the_way next_expiry bid_low bid_high "
     "ask_low ask_high queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
-    # anomalies
-    "late_cancels late_moves position_left left_working "
+    "ended "
     # how many rows of output there are
     "signal_rows target_rows state_rows wanted_rows decision_rows update_rows account_rows "
     "fill_rows order_rows bound_rows",
@@ -142,9 +152,25 @@ STATE: Final = _record(
 
 ORDER: Final = _record(
     "n ts side px qty size state filled ts_last cancel_asked cancels assigned acked "
-    "asked_px asked_qty asked_size modifies_refused"
+    "asked_px asked_qty asked_size modifies_refused level_px level_qty last_seen "
+    # what it takes to ask the venue
+    "queries asked_ts suspect doubtful unanswered stale_answers overdue"
 )
 """An order that works or is in flight, as the order sink sees it."""
+
+PAST: Final = _record(
+    "n ts side px qty state filled ts_last asked_qty cancel_asked last_seen ended"
+)
+"""An order that has ended, as the order sink remembers it; ``ended`` counts ends."""
+
+SEEN: Final = _record("id before")
+"""A trade that was counted, and the one before it of the same order."""
+
+KNOWN: Final = _record("n where first last end ended")
+"""An order as the venue remembers it for queries: its first and last trade, and its end."""
+
+SAID: Final = _record("next px qty fee liquidity")
+"""A fill as the venue said it, and the order's next one."""
 
 RESTING: Final = _record("n side px total filled expire_ts leaves ahead arrived")
 """An order that rests at the venue."""
@@ -155,9 +181,10 @@ SHADOW: Final = _record("model orders buy_touched buy_taken sell_touched sell_ta
 CREATE: Final = 0
 CANCEL: Final = 1
 MODIFY: Final = 2
+QUERY: Final = 3
 
 COMMAND: Final = _record("kind n side px qty expire_ts due")
-"""What is sent to the venue: a create, a cancel or a modify."""
+"""What is sent to the venue: a create, a cancel, a modify or a query."""
 
 LEVEL: Final = _record("side px qty")
 LEFT: Final = _record("n leaves")
@@ -194,7 +221,10 @@ _QUEUE: Final = 8_192
 _ORDERS: Final = 1_024
 SHADOWS: Final = 2
 """How many fill models there are beside the one that is asked for."""
-_REASONS: Final = 256
+MEMORY: Final = 2**18
+"""Numbers of orders that are told apart where orders that have ended are remembered."""
+TRADES: Final = 2**17
+"""Trades that are remembered with those orders."""
 
 
 def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
@@ -223,8 +253,8 @@ def _world() -> np.dtype[Any]:
         # Opens at which the session baseline starts anew, then NEVER.
         ("opens", np.int64, SESSIONS),
         ("source_words", np.int64, len(SOURCES)),
-        ("reason_words", np.int64, _REASONS),
-        ("decided_words", (np.int64, (len(SOURCES),)), _REASONS),
+        ("reason_words", np.int64, MOST_REASONS),
+        ("decided_words", (np.int64, (len(SOURCES),)), MOST_REASONS),
         ("blank", DECISION, 1),
         ("state", STATE, 1),
         ("feeds", FEED, 2),
@@ -256,6 +286,12 @@ def _world() -> np.dtype[Any]:
         # arrival or of the last modify.
         ("on_the_way", COMMAND, _QUEUE),
         ("resting", RESTING, _ORDERS),
+        # What is remembered where the venue may be asked, by number modulo the table's length.
+        ("past", PAST, MEMORY),
+        ("seen", SEEN, TRADES),
+        ("known", KNOWN, MEMORY),
+        ("said", SAID, TRADES),
+        ("anomalies", np.int64, len(ANOMALIES)),
         # The other fill models, if they are asked for; what rests under each, in the same order.
         ("shadows", SHADOW, SHADOWS),
         ("shadowed", RESTING, _ORDERS),
@@ -272,7 +308,9 @@ def _world() -> np.dtype[Any]:
         ("bound_out", BOUND_ROW, few),
     ):
         if name == "decided_words":
-            tables.append((name, (np.int64, (len(SOURCES), _REASONS)), 8 * len(SOURCES) * _REASONS))
+            tables.append(
+                (name, (np.int64, (len(SOURCES), MOST_REASONS)), 8 * len(SOURCES) * MOST_REASONS)
+            )
         elif name == "shadowed":
             size = SHADOWS * rows * RESTING.itemsize
             tables.append((name, (RESTING, (SHADOWS, rows)), size))
@@ -312,8 +350,7 @@ def new_world(
         w[name] = NEVER
         w[name][: len(instants)] = instants
     w["source_words"] = texts.source_words
-    w["reason_words"][: len(texts.reason_words)] = texts.reason_words
-    w["decided_words"][:, : len(texts.reason_words)] = texts.decided_words
+    spell(world, texts)
     w["due"] = NEVER
     for name in ("blank", "draft", "wanted", "held", "last_sent", "last_target"):
         w[name] = _blank()
@@ -324,6 +361,7 @@ def new_world(
     s["unjudged"], s["last_widening"], s["refused_by"] = 1, 1.0, -1
     s["bid"] = s["ask"] = NULL_WORD
     s["next_expiry"], s["bid_high"], s["ask_high"] = NEVER, NEVER, NEVER
+    s["look_ts"] = NEVER
     s["bid_low"] = s["ask_low"] = -1
     for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
         s[name] = NULL_WORD
@@ -349,6 +387,13 @@ def new_world(
         # A baseline that was set is what the first mid is judged against for a split.
         feeds[SIGNAL]["before"] = p["set_price"]
     return world
+
+
+def spell(world: Records, texts: Texts) -> None:
+    """Tell a world the words of all reasons there are."""
+    w, known = world[0], len(texts.reason_words)
+    w["reason_words"][:known] = texts.reason_words
+    w["decided_words"][:, :known] = texts.decided_words
 
 
 def _blank() -> Records:

@@ -92,6 +92,7 @@ class Feed:
         """The same for the loop."""
         self.rows = 0
         """Rows read so far."""
+        self._rest: tuple[pl.DataFrame, AnyColumns] | None = None
         self._ahead = ahead
         self._next = ahead.submit(self._read)
 
@@ -100,6 +101,9 @@ class Feed:
 
         Errors: RecordingError for unsound rows, or numbers beyond ``MAX_PX`` and the like.
         """
+        if self._rest is not None:
+            (self.frame, self.columns), self._rest = self._rest, None
+            return True
         batch = self._next.result()
         if batch is None:
             return False
@@ -107,6 +111,19 @@ class Feed:
         self.rows += self.frame.height
         self._next = self._ahead.submit(self._read)
         return True
+
+    def put_first(self, at: int, rows: pl.DataFrame) -> pl.DataFrame | None:
+        """Have ``rows`` delivered before all else, then what there is from row ``at`` on.
+
+        Shape: the rows before ``at``, which have been delivered, come back.
+        """
+        frame, columns = self.frame, self.columns
+        if frame is not None:
+            rest = frame.slice(at)
+            self._rest = rest, self._columns(rest, columns.key[at:], columns.ts[at:])
+        ts = _integers(rows["ts"])
+        self.frame, self.columns = rows, self._columns(rows, np.full(len(ts), -1), ts)
+        return None if frame is None else frame.slice(0, at)
 
     def _read(self) -> tuple[pl.DataFrame, AnyColumns] | None:
         frame = next(self._batches, None)

@@ -68,14 +68,19 @@ class Output:
         """Write by way of the journal and the trace of the run."""
         self._journal = journal
         self._trace = trace
-        self._texts = dict(texts.by_word)
+        self._texts: dict[int, str] = {}
         self._ended = pl.DataFrame(schema=ORDERS_SCHEMA)
         self.fair_value: float | None = None
         """What the latest priced decision was centred on, quote currency."""
         self.ledgers: dict[FillModel, Ledger] = {model: Ledger() for model in _MODELS.values()}
         """Of the fill models that are evaluated beside the one that was asked for."""
-        if trace is not None:
-            trace.learn({word % 2**64: text for word, text in self._texts.items()})
+        self.learn(texts)
+
+    def learn(self, texts: Texts) -> None:
+        """Know the texts of words, before any of them is put out."""
+        self._texts.update(texts.by_word)
+        if self._trace is not None:
+            self._trace.learn({word % 2**64: text for word, text in texts.by_word.items()})
 
     def take(self, w: World, *, last: bool) -> Callable[[], None]:
         """Take the rows that the loop has put out, and make room for more.

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from marblemaker.compiled import coverage, engine
 from marblemaker.compiled.coverage import NOT_DONE, Asked
 from marblemaker.replay import replay
 from marblemaker.settings import SettingsError
-from streams.recording import Recording, RecordingError
+from streams.recording import FILES, Recording, RecordingError
 from tests.engines import both, differences
 from tests.sessions import (
     SECOND,
@@ -218,10 +218,11 @@ def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
         "orders": {
             "replace": draw(of(("cancel_create", "keep", "modify"))),
             "stop_timeout_secs": draw(of((10.0, 0.05))),
+            "in_flight_timeout_secs": draw(of((5.0, 0.1))),
         },
         "venue": {
             "fill_model": draw(of(("touch", "cross", "queue"))),
-            "latency": draw(of((0.0, "1ns", 100.0, "tier"))),
+            "latency": draw(of((0.0, "1ns", 100.0, "tier", "900ms", "7s"))),
             "tier": draw(of(("standard", "premium"))),
             "max_orders_per_market": draw(of(("off", 1))),
             "max_orders_per_account": draw(of(("off", 2))),
@@ -281,11 +282,53 @@ def test_both_engines_agree_on_random_sessions_settings_and_faults(
         assert differences(rx, compiled) == []
 
 
+@pytest.mark.parametrize(
+    ("replaces", "latency", "asks_after"),
+    [("cancel_create", "300ms", 0.1), ("modify", "150ms", 0.15), ("keep", "tier", 0.2),
+     ("modify", "3s", 0.1)],
+)  # fmt: skip
+def test_a_venue_that_is_slower_than_the_sink_waits_is_asked(
+    tmp_path: Path, replaces: str, latency: str, asks_after: float
+) -> None:
+    feeds = close_feeds(2)
+    recording = write_recording(
+        tmp_path / "recording", feeds, {"trades": random_trades(2, feeds["target"])}
+    )
+    chosen = settings(
+        **CLOSE,
+        venue={"fill_model": "queue", "latency": latency},
+        orders={"replace": replaces, "in_flight_timeout_secs": asks_after},
+    )
+
+    rx, compiled = both(recording, chosen, tmp_path, batch_rows=200)
+
+    assert differences(rx, compiled) == []
+    asked = pl.read_parquet(compiled / "account.parquet").filter(pl.col("reason") == "queried")
+    assert {"ack", "cancel", "fill"} <= set(asked["kind"])
+    anomalies = json.loads((compiled / "summary.json").read_text())["anomalies"]
+    assert anomalies["no answer in time: asked the venue"] > 10
+
+
+def test_what_the_venue_says_at_the_instant_at_which_a_stop_gives_up_is_taken(
+    tmp_path: Path,
+) -> None:
+    recording = write_recording(tmp_path / "recording", close_feeds(1))
+    chosen = settings(**CLOSE, venue={"latency": "50ms"}, orders={"stop_timeout_secs": 0.05})
+
+    rx, compiled = both(recording, chosen, tmp_path)
+
+    assert differences(rx, compiled) == []
+    answers = pl.read_parquet(compiled / "account.parquet")
+    stopped = answers.filter(pl.col("kind") == "stop")["ts"][0]
+    assert answers.filter(pl.col("ts") == stopped + 50_000_000).height
+
+
 @pytest.mark.parametrize("seed", range(EXAMPLES // 2))
 def test_both_engines_agree_on_longer_random_sessions(seed: int, tmp_path: Path) -> None:
     chosen = random_sections(seed)
     chosen["strategy"] = random_strategy(seed)
     chosen["venue"] |= {"volume_quota": "off", "transactions_per_minute": "off"}
+    chosen["orders"]["in_flight_timeout_secs"] = (5.0, 0.1)[seed % 2]
     walked = random_feeds(seed)
     trades = random_trades(seed, walked["target"])
     recording = write_recording(tmp_path / "recording", walked, {"trades": trades})
@@ -315,6 +358,95 @@ def test_recordings_with_numbers_are_merged_by_them(tmp_path: Path) -> None:
     assert differences(rx, compiled) == []
 
 
+# ---------------------------------------------------------------- the kill file
+
+
+@pytest.mark.parametrize(
+    ("numbered", "text", "statuses"),
+    [(False, None, 0), (False, "", 0), (False, "lunch ☕", 3), (True, "lunch ☕", 3)],
+)
+def test_a_kill_file_that_does_not_change_gives_the_same_run(
+    tmp_path: Path, numbered: bool, text: str | None, statuses: int
+) -> None:
+    feeds = close_feeds(3)
+    rows = [
+        {"ts": START + (k + 5) * SECOND, "source": "operator", "kind": kind, "text": None}
+        for k, kind in enumerate(("release", "kill", "release"))
+    ]
+    recording = _numbered if numbered else write_recording
+    source = recording(tmp_path / "recording", feeds, {"status": rows} if statuses else {})
+    if text is not None:
+        (tmp_path / "kill").write_text(text)
+    chosen = settings(**CLOSE, risk={"kill_file": str(tmp_path / "kill")})
+
+    rx, compiled = both(source, chosen, tmp_path, batch_rows=30)
+
+    assert differences(rx, compiled) == []
+    told = pl.read_parquet(compiled / "status.parquet")
+    assert told.height == statuses + (text is not None)
+    reasons = pl.read_parquet(compiled / "decisions.parquet")["reason"]
+    assert (f"kill switch {text or 'kill file'}" in reasons) == (text is not None)
+
+
+def _numbered(
+    folder: Path,
+    feeds: Mapping[str, pl.DataFrame],
+    events: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Path:
+    """A recording of which all rows have numbers, in the order of time and ties."""
+    frames = {**{name: pl.DataFrame(rows) for name, rows in events.items()}, **feeds}
+    order = sorted(
+        (ts, list(FILES).index(name), name, k)
+        for name, rows in frames.items()
+        for k, ts in enumerate(rows["ts"])
+    )
+    numbers: dict[str, list[int]] = {name: [0] * frames[name].height for name in frames}
+    for seq, (_, _, name, k) in enumerate(order, start=1):
+        numbers[name][k] = 3 * seq
+    return write_recording(
+        folder,
+        {name: rows.with_columns(seq=pl.Series(numbers[name], dtype=pl.UInt64))
+         for name, rows in feeds.items()},
+        {name: [{**row, "seq": seq} for row, seq in zip(rows, numbers[name], strict=True)]
+         for name, rows in events.items()},
+    )  # fmt: skip
+
+
+def test_a_kill_file_that_comes_and_goes_becomes_inputs_that_replay(tmp_path: Path) -> None:
+    kill_file = tmp_path / "kill"
+    status = [{"ts": START + k * SECOND, "source": "signal", "kind": "notice"} for k in range(60)]
+    feeds = close_feeds(4)
+    source = write_recording(tmp_path / "recording", feeds, {"status": status})
+    looks = 0
+
+    def progress(done: int, total: int, ts: int) -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 4 == 1:
+            kill_file.write_text(f"change {looks}")
+        elif looks % 4 == 3:
+            kill_file.unlink()
+
+    run = tmp_path / "run"
+    engine.replay_compiled(
+        source, settings(**CLOSE, risk={"kill_file": str(kill_file)}), run,
+        batch_rows=25, progress=progress,
+    )  # fmt: skip
+
+    kinds = pl.read_parquet(run / "status.parquet")["kind"].value_counts()
+    told = dict(kinds.iter_rows())
+    assert told["notice"] == 60
+    assert told["kill"] >= told["release"] >= 3
+    # What it was told is in the run folder: without the file it comes to the same.
+    again = tmp_path / "again"
+    replay(run, settings(**CLOSE), again, venue="simulated")
+    for name in ("decisions", "orders", "status", "account", "target"):
+        one, other = (pl.read_parquet(folder / f"{name}.parquet") for folder in (run, again))
+        assert one.equals(other), name
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (run, again)]
+    assert summaries[0]["digest"] == summaries[1]["digest"]
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -337,9 +469,6 @@ def _asked(**changes: Any) -> Asked:
          "strategy.anchor_without_own"),
         (_asked(settings=settings(venue={"limits": "tier"})),
          "budgets (venue.limits, transactions_per_minute, volume_quota)"),
-        (_asked(settings=settings(venue={"latency": "5s"})),
-         "venue.latency of orders.in_flight_timeout_secs or longer"),
-        (_asked(settings=settings(risk={"kill_file": "k"})), "risk.kill_file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
