@@ -58,8 +58,9 @@ def link(
     scheduler: abc.SchedulerBase | None,
 ) -> abc.DisposableBase:
     """Subscribe an operator to its source."""
-    if isinstance(source, Link):
-        return source.chain(on_next, on_error, on_completed, scheduler)
+    chain = getattr(source, "chain", None)
+    if chain is not None:
+        return cast(abc.DisposableBase, chain(on_next, on_error, on_completed, scheduler))
     return source.subscribe(on_next, on_error, on_completed, scheduler=scheduler)
 
 
