@@ -142,7 +142,7 @@ def requote(
             if limits is not None:
                 budget = Budget(limits, clock_of(scheduler, "requote with a budget").now_ns)
             into_price: Callable[[tuple[Residual, Anchor]], None]
-            working = resets = seen_resets = unmoved = 0
+            working = resets = unmoved = 0
             quoted = False
             last_anchor = last_residual = 0.0
             low, high, residual_low, residual_high = surely_unmoved(0.0, 0.0, 0.0, 0.0)
@@ -152,8 +152,10 @@ def requote(
             threshold_now: float | None = threshold_bps if budget is not None else None
 
             def on_inventory(now: Inventory) -> None:
-                nonlocal working, resets
-                working, resets = now.working, now.resets
+                nonlocal working, resets, quoted, last_target
+                working = now.working
+                if now.resets != resets:
+                    quoted, resets, last_target = False, now.resets, None
 
             def on_priced(decision: Decision) -> None:
                 nonlocal quoted, last_anchor, last_residual, unmoved, last_target
@@ -212,15 +214,11 @@ def requote(
                 unmoved = 0
 
             def on_next(state: State) -> None:
-                nonlocal quoted, seen_resets, unmoved, last_refusal, last_widening
-                nonlocal last_target, threshold_now
+                nonlocal unmoved, last_refusal, last_widening, threshold_now
                 signal, anchor = state
                 if type(signal) is not Residual or type(anchor) is not Anchor:
                     withdraw(state)
                     return
-                last_refusal = None
-                if seen_resets != resets:
-                    quoted, seen_resets, last_target = False, resets, None
                 if quoted and working and anchor.widening == last_widening:
                     price, residual = anchor.price, signal.residual
                     # Nearly every state ends here, four comparisons instead of a call.
@@ -241,7 +239,7 @@ def requote(
                     if not worth:
                         unmoved += 1
                         return
-                last_widening = anchor.widening
+                last_refusal, last_widening = None, anchor.widening
                 if budget is not None:
                     threshold_now = widened_bps(threshold_bps, budget.factor(clock.now_ns))
                 into_price((signal, anchor))

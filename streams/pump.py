@@ -262,7 +262,9 @@ class Pump:
 
         Errors: OutOfOrderError when a row is older than the one before it.
         """
-        clock, venue = self.clock, self._venue
+        clock = self.clock
+        # Without a venue the clock stands in: it is asked twice, which is quicker than a question.
+        venue = clock if self._venue is None else self._venue
         answers, notices, record = self._answers, self._notices, self.record
         feeds, matchers = self._feeds, self._matchers
         events = iter(inputs.events)
@@ -279,42 +281,53 @@ class Pump:
                     f"({now} ns); inputs must not go back in time"
                 )
             now = ts
-            if ts >= clock.next_due_ns or (venue is not None and ts >= venue.next_due_ns):
+            if ts >= clock.next_due_ns or ts >= venue.next_due_ns:
                 self.advance(ts)
                 seq = self.seq
             clock.now_ns = ts
             feed = feeds[kind]
-            event = next(events) if feed is None else None
-            matcher = matchers[kind]
-            if matcher is not None:
-                if event is None:
+            if feed is None:
+                seqs.append(self._deliver(kind, next(events), given))
+            else:
+                matcher = matchers[kind]
+                if matcher is not None:
                     matcher.on_quote(ts, bid_px, ask_px, bid_sz, ask_sz)
-                else:
-                    assert type(event) is Trade
-                    matcher.on_trade(event)
-                if answers:
-                    self._settle()
-                    self.advance(ts)  # what the answers scheduled for this very instant
-                    seq = self.seq
-            seq = seq + 1 if given is None else given
-            self.seq = seq
-            seqs.append(seq)
-            if feed is not None:
+                    if answers:
+                        self._settle_before_input()
+                        seq = self.seq
+                seq = seq + 1 if given is None else given
+                self.seq = seq
+                seqs.append(seq)
                 quote = Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags)
                 if record is not None:
                     record(kind, quote)
                 push = feed.push  # an attribute: looking up a method first would cost more
                 push(quote)
-            else:
-                assert event is not None
-                event = replace(event, seq=seq, ts=ts)
-                if record is not None:
-                    record(kind, event)
-                self._others[kind].push(event)  # type: ignore[arg-type]
-            if notices or answers:
+            if notices or answers or feed is None:
                 self._settle()
                 seq = self.seq
         return seqs
+
+    def _deliver(self, kind: int, event: Event, given: int | None) -> int:
+        """Deliver an input that is no quote at the present instant; return its number."""
+        ts = self.clock.now_ns
+        matcher = self._matchers[kind]
+        if matcher is not None:
+            assert type(event) is Trade
+            matcher.on_trade(event)
+            if self._answers:
+                self._settle_before_input()
+        seq = self.seq = self.seq + 1 if given is None else given
+        event = replace(event, seq=seq, ts=ts)
+        if self.record is not None:
+            self.record(kind, event)
+        self._others[kind].push(event)  # type: ignore[arg-type]
+        return seq
+
+    def _settle_before_input(self) -> None:
+        """Deliver what the venue made of an input that the graph has not seen yet."""
+        self._settle()
+        self.advance(self.clock.now_ns)  # what the answers scheduled for this very instant
 
     def advance(self, until_ns: int) -> None:
         """Let time pass without an input: fire timers and let the venue answer, in due order."""
