@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import polars as pl
 from reactivex import Observer
@@ -24,7 +24,6 @@ from marblemaker.ahead import ahead
 from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.settings import Settings, SettingsError, as_used, instruments_of
-from marblemaker.trace import Trace, finish_trace
 from marblemaker.versions import versions
 from marblemaker.wiring import (
     budget_of,
@@ -61,6 +60,9 @@ from streams.recording import (
     schema_of,
     write_manifest,
 )
+
+if TYPE_CHECKING:
+    from marblemaker.trace import Trace
 
 __all__ = [
     "Progress", "ReplayError", "manifest_of", "new_folder", "new_run", "replay", "replay_together",
@@ -303,6 +305,9 @@ class _MarketRun:
             )
         self.trace: Trace | None = None
         if trace:
+            # Not at the top: compiled loops come with it, and take a quarter of a second to load.
+            from marblemaker.trace import Trace
+
             fair_value = settings.strategy.preset == "fair_value"
             self.trace = Trace(folder, signals=recording.signals, fair_value=fair_value)
         self.sink: OrderSink
@@ -469,6 +474,8 @@ class _Run:
             summary["events_per_second"] = round(self.inputs / seconds) if seconds else 0
             write_manifest(market.folder, manifest)
             if market.trace is not None:
+                from marblemaker.trace import finish_trace
+
                 finish_trace(market.trace, market.folder, manifest, summary["digest"])
             (market.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
             summaries.append(summary)
