@@ -7,22 +7,23 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import polars as pl
 from reactivex import Observer
 from reactivex.abc import DisposableBase
 
+from marblemaker.ahead import ahead
 from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.settings import Settings, SettingsError, as_used, instruments_of
-from marblemaker.trace import Trace, finish_trace
 from marblemaker.versions import versions
 from marblemaker.wiring import (
     budget_of,
@@ -60,10 +61,16 @@ from streams.recording import (
     write_manifest,
 )
 
+if TYPE_CHECKING:
+    from marblemaker.trace import Trace
+
 __all__ = [
     "Progress", "ReplayError", "bounds_of", "manifest_of", "new_folder", "new_run", "replay",
     "replay_together", "summary_of", "takes_recorded",
 ]  # fmt: skip
+
+
+_TURN_SECONDS = 0.001
 
 
 class ReplayError(RuntimeError):
@@ -246,14 +253,21 @@ def new_run(out: Path, sources: Sequence[Path], *, overwrite: bool) -> Iterator[
 
 
 @contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Events hold no cycles, so the cycle collector has little to find; let it look less often."""
-    thresholds = gc.get_threshold()
+def _tuned_interpreter() -> Iterator[None]:
+    """Let the cycle collector look less often, and the threads that read and write have their turn.
+
+    Events hold no cycles, so there is little to collect. And between two of their calls into
+    compiled code those threads need the interpreter for some µs, for which they would wait 5 ms
+    each time: longer than the graph takes for all that they have to read and write.
+    """
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
+    sys.setswitchinterval(_TURN_SECONDS)
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
 
@@ -291,6 +305,9 @@ class _MarketRun:
             )
         self.trace: Trace | None = None
         if trace:
+            # Not at the top: compiled loops come with it, and take a quarter of a second to load.
+            from marblemaker.trace import Trace
+
             fair_value = settings.strategy.preset == "fair_value"
             self.trace = Trace(folder, signals=recording.signals, fair_value=fair_value)
         self.sink: OrderSink
@@ -344,7 +361,7 @@ class _Run:
             for parts in zip(recordings, settings, folders, strict=True)
         ]
         self._bounds = bounds and not recorded
-        # Only the copying of inputs to disk is off the thread of the graph, a batch at a time.
+        # Reading and the copying to disk are off the thread of the graph, a batch at a time.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="marble-disk")
         self._writing: Future[None] | None = None
         # What is scheduled on subscription counts from the first input, not from 1970.
@@ -426,7 +443,7 @@ class _Run:
         """Run to the end, write every market's folder, and return their summaries."""
         started = time.perf_counter()
         try:
-            with _quiet_collector():
+            with _tuned_interpreter():
                 self._feed(batch_rows, progress)
             loop_seconds = time.perf_counter() - started
             entries = self._close()
@@ -457,6 +474,8 @@ class _Run:
             summary["events_per_second"] = round(self.inputs / seconds) if seconds else 0
             write_manifest(market.folder, manifest)
             if market.trace is not None:
+                from marblemaker.trace import finish_trace
+
                 finish_trace(market.trace, market.folder, manifest, summary["digest"])
             (market.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
             summaries.append(summary)
@@ -471,12 +490,13 @@ class _Run:
             recorded=self.recorded,
             batch_rows=batch_rows,
         )
-        for batch, frame in inputs:
-            if self._kill is not None:
-                self._poll_kill_file()
-            self._deliver(batch, frame)
-            if progress is not None:
-                progress(self.inputs, total, batch.ts[-1])
+        with closing(ahead(inputs)) as batches:
+            for batch, frame in batches:
+                if self._kill is not None:
+                    self._poll_kill_file()
+                self._deliver(batch, frame)
+                if progress is not None:
+                    progress(self.inputs, total, batch.ts[-1])
         if not self.recorded:
             # The end of the recording is the operator's stop: an input like any other.
             for i in range(len(self.markets)):

@@ -51,8 +51,12 @@ def mid(
                     lone = "no ask" if bid is not None else "no bid"
                     emit(_refusal(quote, feed, "missing" if bid is None and ask is None else lone))
                     return
-                if not tutorial:
-                    bid_sz, ask_sz = quote.bid_sz, quote.ask_sz
+                # Nearly every book is sound, which takes no call to see; ``book_fault`` says what
+                # is wrong with the others.
+                bid_sz, ask_sz = quote.bid_sz, quote.ask_sz
+                if not tutorial and not (
+                    0 < bid < ask and bid_sz and bid_sz > 0 and ask_sz and ask_sz > 0
+                ):
                     fault = book_fault(
                         bid, ask, 1 if bid_sz is None else bid_sz, 1 if ask_sz is None else ask_sz
                     )

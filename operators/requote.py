@@ -1,5 +1,6 @@
 """Requote: lets a state through only when it is worth new orders."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +40,23 @@ def moved(
     if signal_skew_factor == 0.0 or anchor == 0.0:
         return False
     return abs(residual - last_residual) * abs(signal_skew_factor) / anchor >= threshold
+
+
+def surely_unmoved(
+    last_anchor: float, last_residual: float, signal_skew_factor: float, threshold: float
+) -> tuple[float, float, float, float]:
+    """Least and greatest anchor, and least and greatest residual, between which ``moved`` is false.
+
+    Beyond them it may be either. Rounding is allowed for, so that what is within surely is.
+    """
+    share = threshold * 0.999 - 1e-12
+    if not (last_anchor > 0.0 and share > 0.0):
+        return math.inf, -math.inf, math.inf, -math.inf
+    low, high = last_anchor * (1.0 - share), last_anchor * (1.0 + share)
+    reach = math.inf
+    if signal_skew_factor != 0.0:
+        reach = share * low / abs(signal_skew_factor) - 1e-12 * (1.0 + abs(last_residual))
+    return low, high, last_residual - reach, last_residual + reach
 
 
 def widened_bps(threshold_bps: float, factor: float) -> float:
@@ -124,20 +142,24 @@ def requote(
             if limits is not None:
                 budget = Budget(limits, clock_of(scheduler, "requote with a budget").now_ns)
             into_price: Callable[[tuple[Residual, Anchor]], None]
-            working = resets = seen_resets = unmoved = 0
+            working = resets = unmoved = 0
             quoted = False
             last_anchor = last_residual = 0.0
+            low, high, residual_low, residual_high = surely_unmoved(0.0, 0.0, 0.0, 0.0)
             last_widening = 1.0
             last_target: Decision | None = None
             last_refusal: tuple[str, str, int] | None = None
             threshold_now: float | None = threshold_bps if budget is not None else None
 
             def on_inventory(now: Inventory) -> None:
-                nonlocal working, resets
-                working, resets = now.working, now.resets
+                nonlocal working, resets, quoted, last_target
+                working = now.working
+                if now.resets != resets:
+                    quoted, resets, last_target = False, now.resets, None
 
             def on_priced(decision: Decision) -> None:
                 nonlocal quoted, last_anchor, last_residual, unmoved, last_target
+                nonlocal low, high, residual_low, residual_high
                 if (
                     only_changes
                     and last_target is not None
@@ -151,6 +173,9 @@ def requote(
                     assert decision.residual is not None
                     quoted = True
                     last_anchor, last_residual = decision.anchor, decision.residual
+                    low, high, residual_low, residual_high = surely_unmoved(
+                        last_anchor, last_residual, signal_skew_factor, threshold
+                    )
                 last_target = decision
                 ts = decision.ts if clock is None else max(decision.ts, clock.now_ns)
                 if unmoved or threshold_now is not None or ts != decision.ts:
@@ -189,17 +214,17 @@ def requote(
                 unmoved = 0
 
             def on_next(state: State) -> None:
-                nonlocal quoted, seen_resets, unmoved, last_refusal, last_widening
-                nonlocal last_target, threshold_now
+                nonlocal unmoved, last_refusal, last_widening, threshold_now
                 signal, anchor = state
                 if type(signal) is not Residual or type(anchor) is not Anchor:
                     withdraw(state)
                     return
-                last_refusal = None
-                if seen_resets != resets:
-                    quoted, seen_resets, last_target = False, resets, None
                 if quoted and working and anchor.widening == last_widening:
                     price, residual = anchor.price, signal.residual
+                    # Nearly every state ends here, four comparisons instead of a call.
+                    if low <= price <= high and residual_low <= residual <= residual_high:
+                        unmoved += 1
+                        return
                     worth = moved(
                         price, last_anchor, residual, last_residual, signal_skew_factor, threshold
                     )
@@ -214,7 +239,7 @@ def requote(
                     if not worth:
                         unmoved += 1
                         return
-                last_widening = anchor.widening
+                last_refusal, last_widening = None, anchor.widening
                 if budget is not None:
                     threshold_now = widened_bps(threshold_bps, budget.factor(clock.now_ns))
                 into_price((signal, anchor))

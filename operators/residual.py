@@ -19,6 +19,8 @@ __all__ = [
     "set_baseline",
 ]
 
+_NEVER_NS = 2**63 - 1
+
 Baseline = Callable[[], Callable[[int, float], float]]
 """Makes one subscription's baseline: a function from (ts in ns, mid) to the baseline to use."""
 
@@ -89,16 +91,15 @@ def session_baseline(opens_ns: Sequence[int]) -> Baseline:
         raise ValueError("opens_ns must be in ascending order without repeats")
 
     def start() -> Callable[[int, float], float]:
-        first, following = math.nan, 0
+        first, following, next_ns = math.nan, 0, -1
 
         def baseline(ts: int, mid: float) -> float:
-            nonlocal first, following
-            if first != first:
-                first = mid
-            if following < len(opens) and ts >= opens[following]:
+            nonlocal first, following, next_ns
+            if ts >= next_ns:
                 first = mid
                 while following < len(opens) and ts >= opens[following]:
                     following += 1
+                next_ns = opens[following] if following < len(opens) else _NEVER_NS
             return first
 
         return baseline

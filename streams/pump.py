@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 from reactivex import Observable, abc
-from reactivex.disposable import Disposable
+from reactivex.disposable import CompositeDisposable, Disposable
 
 from streams.clock import NEVER, Clock
 from streams.events import AccountEvent, OrderUpdate, OutOfOrderError, Quote, Status, Trade
@@ -45,6 +45,32 @@ TRADE: Final = 9
 TARGET: Final = 10
 PAIR: Final = 16
 """Kinds of the second market are these plus ``PAIR``, of the third plus twice that."""
+
+
+class _Direct:
+    """An operator's functions as an observer, called as they are until it completes or leaves."""
+
+    def __init__(
+        self,
+        on_next: Callable[[Any], None],
+        on_error: Callable[[Exception], None],
+        on_completed: Callable[[], None],
+    ) -> None:
+        self.on_next, self.on_error = on_next, on_error
+        self.subscription: abc.DisposableBase = Disposable()
+        self._on_completed = on_completed
+
+    def on_completed(self) -> None:
+        self.subscription.dispose()
+        self._on_completed()
+
+    def stop(self) -> None:
+        """Take nothing more, not even of an item that is just being handed to all."""
+        self.on_next = _ignore
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
 
 
 class Hot(Observable[_Item], Generic[_Item]):
@@ -87,6 +113,21 @@ class Hot(Observable[_Item], Generic[_Item]):
                 self._refresh()
 
         return Disposable(leave)
+
+    def chain(
+        self,
+        on_next: abc.OnNext[_Item],
+        on_error: abc.OnError,
+        on_completed: abc.OnCompleted,
+        scheduler: abc.SchedulerBase | None,
+    ) -> abc.DisposableBase:
+        """Subscribe an operator; see ``operators.operator``, ``Link``."""
+        direct = _Direct(on_next, on_error, on_completed)
+        direct.subscription = CompositeDisposable(
+            Disposable(direct.stop),
+            self._subscribe_core(cast("abc.ObserverBase[_Item]", direct), scheduler),
+        )
+        return direct.subscription
 
     def on_completed(self) -> None:
         """Tell all subscribers that nothing more will come."""
@@ -189,9 +230,11 @@ class Pump:
         """Told each input with its kind, numbered and stamped, before it is delivered."""
         self._answers: deque[tuple[int, AccountEvent]] = deque()
         self._notices: deque[tuple[Market, OrderUpdate]] = deque()
-        self._feeds: dict[int, Hot[Quote]] = {}
+        # By kind: a list is quicker to look into than a dictionary.
+        kinds = len(self.markets) * PAIR
+        self._feeds: list[Hot[Quote] | None] = [None] * kinds
         self._others: dict[int, Hot[AccountEvent] | Hot[Status] | Hot[Trade]] = {}
-        self._matchers: dict[int, SimulatedTime] = {}
+        self._matchers: list[SimulatedTime | None] = [None] * kinds
         for i, market in enumerate(self.markets):
             base = i * PAIR
             for k, signal in enumerate(market.signals):
@@ -219,12 +262,13 @@ class Pump:
 
         Errors: OutOfOrderError when a row is older than the one before it.
         """
-        clock, venue = self.clock, self._venue
+        clock = self.clock
+        # Without a venue the clock stands in: it is asked twice, which is quicker than a question.
+        venue = clock if self._venue is None else self._venue
         answers, notices, record = self._answers, self._notices, self.record
         feeds, matchers = self._feeds, self._matchers
         events = iter(inputs.events)
         seqs: list[int] = []
-        number = seqs.append
         recorded = repeat(None) if inputs.seq is None else inputs.seq
         seq, now = self.seq, clock.now_ns
         for kind, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags, given in zip(
@@ -237,40 +281,53 @@ class Pump:
                     f"({now} ns); inputs must not go back in time"
                 )
             now = ts
-            if ts >= clock.next_due_ns or (venue is not None and ts >= venue.next_due_ns):
+            if ts >= clock.next_due_ns or ts >= venue.next_due_ns:
                 self.advance(ts)
                 seq = self.seq
             clock.now_ns = ts
-            feed = feeds.get(kind)
-            event = next(events) if feed is None else None
-            if kind in matchers:
-                if event is None:
-                    matchers[kind].on_quote(ts, bid_px, ask_px, bid_sz, ask_sz)
-                else:
-                    assert type(event) is Trade
-                    matchers[kind].on_trade(event)
-                if answers:
-                    self._settle()
-                    self.advance(ts)  # what the answers scheduled for this very instant
-                    seq = self.seq
-            seq = seq + 1 if given is None else given
-            self.seq = seq
-            number(seq)
-            if feed is not None:
+            feed = feeds[kind]
+            if feed is None:
+                seqs.append(self._deliver(kind, next(events), given))
+            else:
+                matcher = matchers[kind]
+                if matcher is not None:
+                    matcher.on_quote(ts, bid_px, ask_px, bid_sz, ask_sz)
+                    if answers:
+                        self._settle_before_input()
+                        seq = self.seq
+                seq = seq + 1 if given is None else given
+                self.seq = seq
+                seqs.append(seq)
                 quote = Quote(seq, ts, ts_event, bid_px, ask_px, bid_sz, ask_sz, flags)
                 if record is not None:
                     record(kind, quote)
-                feed.push(quote)
-            else:
-                assert event is not None
-                event = replace(event, seq=seq, ts=ts)
-                if record is not None:
-                    record(kind, event)
-                self._others[kind].push(event)  # type: ignore[arg-type]
-            if notices or answers:
+                push = feed.push  # an attribute: looking up a method first would cost more
+                push(quote)
+            if notices or answers or feed is None:
                 self._settle()
                 seq = self.seq
         return seqs
+
+    def _deliver(self, kind: int, event: Event, given: int | None) -> int:
+        """Deliver an input that is no quote at the present instant; return its number."""
+        ts = self.clock.now_ns
+        matcher = self._matchers[kind]
+        if matcher is not None:
+            assert type(event) is Trade
+            matcher.on_trade(event)
+            if self._answers:
+                self._settle_before_input()
+        seq = self.seq = self.seq + 1 if given is None else given
+        event = replace(event, seq=seq, ts=ts)
+        if self.record is not None:
+            self.record(kind, event)
+        self._others[kind].push(event)  # type: ignore[arg-type]
+        return seq
+
+    def _settle_before_input(self) -> None:
+        """Deliver what the venue made of an input that the graph has not seen yet."""
+        self._settle()
+        self.advance(self.clock.now_ns)  # what the answers scheduled for this very instant
 
     def advance(self, until_ns: int) -> None:
         """Let time pass without an input: fire timers and let the venue answer, in due order."""

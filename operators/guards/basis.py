@@ -26,16 +26,21 @@ def basis(limit_bps: float) -> Operator[State, State]:
             observer: abc.ObserverBase[State], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             emit = observer.on_next
+            # Two products a state instead of a call; the exact judgement is beyond.
+            share = limit_bps / 10_000.0 * 0.999 - 1e-12
+            below, above = 1.0 - share, 1.0 + share
 
             def on_next(state: State) -> None:
                 signal, anchor = state
-                if type(signal) is Residual and type(anchor) is Anchor and signal.seq:
-                    apart = basis_bps(anchor.mid, signal.mid)
-                    if not -limit_bps <= apart <= limit_bps:
-                        now = max(signal.ts, anchor.ts)
-                        state = refuse_state(
-                            state, "basis", "beyond the limit", now, apart, limit_bps
-                        )
+                if type(signal) is Residual and type(anchor) is Anchor:
+                    mid = signal.mid
+                    if not mid * below <= anchor.mid <= mid * above and signal.seq:
+                        apart = basis_bps(anchor.mid, mid)
+                        if not -limit_bps <= apart <= limit_bps:
+                            now = max(signal.ts, anchor.ts)
+                            state = refuse_state(
+                                state, "basis", "beyond the limit", now, apart, limit_bps
+                            )
                 emit(state)
 
             return link(source, on_next, observer.on_error, observer.on_completed, scheduler)

@@ -53,16 +53,19 @@ def collar(
             observer: abc.ObserverBase[Mid | Refusal], scheduler: abc.SchedulerBase | None = None
         ) -> abc.DisposableBase:
             emit = observer.on_next
-            accepted = candidate = low = high = 0.0
+            accepted = candidate = 0.0
             since = 0
+            # Two products a quote instead of a call; the exact judgement is beyond.
+            share = collar_bps / 10_000.0 * 0.999 - 1e-12
+            below, above = 1.0 - share, 1.0 + share
 
             def on_next(value: Mid | Refusal) -> None:
-                nonlocal accepted, candidate, low, high, since
+                nonlocal accepted, candidate, since
                 if type(value) is not Mid:
                     emit(value)
                     return
                 mid = value.mid
-                if not low <= mid <= high and accepted:
+                if not accepted * below <= mid <= accepted * above and accepted:
                     sound, candidate, since = believed(
                         mid, value.ts, accepted, candidate, since, collar_bps, confirm_ns
                     )
@@ -76,9 +79,6 @@ def collar(
                         )  # fmt: skip
                         return
                 accepted, candidate = mid, 0.0
-                # Two comparisons a quote instead of a division; the exact judgement is above.
-                width = mid * (collar_bps / 10_000.0) * 0.999
-                low, high = mid - width, mid + width
                 emit(value)
 
             return link(source, on_next, observer.on_error, observer.on_completed, scheduler)

@@ -34,18 +34,18 @@ def event_time(
         ) -> abc.DisposableBase:
             emit = observer.on_next
             ahead = 2**62 if max_ahead_ns is None else max_ahead_ns
-            behind = 2**62 if max_behind_ns is None else max_behind_ns
+            behind = -(2**62) if max_behind_ns is None else -max_behind_ns
 
             def on_next(quote: Quote) -> None:
                 ts_event = quote.ts_event
-                if ts_event is None or -behind <= ts_event - quote.ts <= ahead:
+                if ts_event is None or behind <= ts_event - quote.ts <= ahead:
                     emit(quote)
                 elif ts_event > quote.ts:
                     emit(_refusal(quote, feed, "event time in the future", ahead))
                 elif quote.flags & _SNAPSHOT:
                     emit(quote)
                 else:
-                    emit(_refusal(quote, feed, "event time far behind", -behind))
+                    emit(_refusal(quote, feed, "event time far behind", behind))
 
             return link(source, on_next, observer.on_error, observer.on_completed, scheduler)
 

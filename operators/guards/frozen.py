@@ -1,5 +1,8 @@
 """Frozen: refuses a book that keeps being repeated without ever changing."""
 
+import math
+from typing import cast
+
 from reactivex import Observable, abc
 
 from operators.operator import Link, Operator, link
@@ -30,30 +33,28 @@ def frozen(feed: Feed, limit_ns: int) -> Operator[Quote | Refusal, Quote | Refus
             scheduler: abc.SchedulerBase | None = None,
         ) -> abc.DisposableBase:
             emit = observer.on_next
-            since, bid, ask, bid_sz, ask_sz = 0, None, None, None, None
-            fresh = True
+            # The quote that first showed the book of now; before any, one that equals no other.
+            first = Quote(0, 0, None, *cast(tuple[int, int, int, int], (math.nan,) * 4), 0)
             refusal: Refusal | None = None
 
             def on_next(quote: Quote | Refusal) -> None:
-                nonlocal since, bid, ask, bid_sz, ask_sz, fresh, refusal
+                nonlocal first, refusal
                 if type(quote) is not Quote:
                     emit(quote)
                     return
                 if (
-                    fresh
-                    or quote.bid_px != bid
-                    or quote.ask_px != ask
-                    or quote.bid_sz != bid_sz
-                    or quote.ask_sz != ask_sz
+                    quote.bid_px != first.bid_px
+                    or quote.ask_px != first.ask_px
+                    or quote.bid_sz != first.bid_sz
+                    or quote.ask_sz != first.ask_sz
                 ):
-                    since, fresh, refusal = quote.ts, False, None
-                    bid, ask = quote.bid_px, quote.ask_px
-                    bid_sz, ask_sz = quote.bid_sz, quote.ask_sz
-                elif is_frozen(quote.ts - since, limit_ns):
+                    first, refusal = quote, None
+                elif is_frozen(quote.ts - first.ts, limit_ns):
                     if refusal is None:
                         refusal = Refusal(
-                            quote.seq, quote.ts, feed, "frozen", bid, ask, bid_sz, ask_sz,
-                            (quote.ts - since) / 1e9, limit_ns / 1e9,
+                            quote.seq, quote.ts, feed, "frozen",
+                            quote.bid_px, quote.ask_px, quote.bid_sz, quote.ask_sz,
+                            (quote.ts - first.ts) / 1e9, limit_ns / 1e9,
                         )  # fmt: skip
                     emit(refusal)
                     return

@@ -39,6 +39,9 @@ BREAKS = {
     "requote: the threshold itself is not enough": (
         "requote", "/ last_anchor >= threshold", "/ last_anchor > threshold",
     ),
+    "requote: more than the threshold is surely unmoved": (
+        "requote", "share = threshold * 0.999", "share = threshold * 1.5",
+    ),
     "requote: quotes through a refused book": (
         "requote", "quoted, last_refusal, last_target = False, this",
         "last_refusal, last_target = this",
@@ -52,16 +55,20 @@ BREAKS = {
         'if decision.action == "withdraw":\n                        held, sent = None, None',
         'if decision.action == "withdraw":\n                        pass',
     ),
+    "mid: a locked book is sound at a glance": ("mid", "0 < bid < ask", "0 < bid <= ask"),
     "mid: a locked book passes": ("mid", "fault == LOCKED and locked", "fault == LOCKED"),
     "event_time: the future is believed": (
         "guards/event_time", "elif ts_event > quote.ts:", "elif False:",
     ),
     "event_time: the limit itself is too far": (
-        "guards/event_time", "-behind <= ts_event", "-behind < ts_event",
+        "guards/event_time", "behind <= ts_event", "behind < ts_event",
     ),
-    "frozen: another size is no change": ("guards/frozen", "or quote.bid_sz != bid_sz", ""),
+    "frozen: another size is no change": ("guards/frozen", "or quote.bid_sz != first.bid_sz", ""),
     "collar: confirmed from anywhere": (
         "guards/collar", "abs(jump_bps(mid, candidate)) > collar_bps", "False",
+    ),
+    "collar: more than a jump is none at a glance": (
+        "guards/collar", "10_000.0 * 0.999", "10_000.0 * 1.5",
     ),
     "collar: a jump down is none": ("guards/collar", "if abs(jump) >", "if jump >"),
     "split: a reverse split is none": ("guards/split", "abs(ratio * split - 1.0)", "2.0"),
@@ -81,6 +88,9 @@ BREAKS = {
         "guards/session", "state if is_open else closed(state)", "closed(state)",
     ),
     "basis: below is no distance": ("guards/basis", "not -limit_bps <= apart", "not -1e9 <= apart"),
+    "basis: more than the limit is none at a glance": (
+        "guards/basis", "10_000.0 * 0.999", "10_000.0 * 1.5",
+    ),
     "kill_switch: waits for the next state": (
         "guards/kill_switch", "if latest is not None:", "if False:",
     ),

@@ -1,5 +1,6 @@
 """requote(): a state goes through only when it is worth new orders."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,7 +10,14 @@ from reactivex import operators as ops
 
 from operators.budget import BudgetLimits
 from operators.operator import Operator
-from operators.requote import moved, refused, requote, same_target, widened_bps
+from operators.requote import (
+    moved,
+    refused,
+    requote,
+    same_target,
+    surely_unmoved,
+    widened_bps,
+)
 from operators.state import State, refuse_state, seq_of
 from operators.throttle import throttle
 from streams.clock import Clock
@@ -171,6 +179,33 @@ def test_the_anchors_move_is_measured_by_the_old_anchor_and_the_signals_by_the_n
 def test_against_no_anchor_everything_moved_and_without_one_the_signal_moves_nothing() -> None:
     assert moved(64.0, 0.0, 0.0, 0.0, 0.0, 1.0)
     assert not moved(0.0, 64.0, 9.0, 0.0, 32.0, 2.0)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-15, 1e-12, 2e-12, 1e-6, 0.0005, 0.5, 1.0, 2.0])
+def test_what_is_surely_unmoved_did_not_move(threshold: float) -> None:
+    for last_anchor, last_residual, factor in product(
+        (0.0, 1e-9, 0.01, 206.87, 1e5), (0.0, 0.00123, -0.3, 7.0), (0.0, 1e-6, 40.0, -40.0, 1e9)
+    ):
+        band = surely_unmoved(last_anchor, last_residual, factor, threshold)
+        low, high, residual_low, residual_high = band
+        anchors = [a for a in (last_anchor, low, high) if low <= a <= high]
+        residuals = [
+            r
+            for r in (last_residual, residual_low, residual_high, 1e6, -1e6)
+            if residual_low <= r <= residual_high
+        ]
+        for anchor, residual in product(anchors, residuals):
+            assert not moved(anchor, last_anchor, residual, last_residual, factor, threshold)
+
+
+def test_what_is_surely_unmoved_is_nearly_all_that_did_not_move() -> None:
+    low, high, residual_low, residual_high = surely_unmoved(200.0, 0.25, 50.0, 0.0005)
+
+    assert low == pytest.approx(199.9, abs=0.001)
+    assert high == pytest.approx(200.1, abs=0.001)
+    # 0.1 of impact is the threshold: 0.002 of the residual.
+    assert residual_low == pytest.approx(0.248, abs=0.00001)
+    assert residual_high == pytest.approx(0.252, abs=0.00001)
 
 
 def test_a_threshold_of_zero_requotes_every_state() -> None:

@@ -657,6 +657,42 @@ def test_who_left_a_source_hears_nothing_more_and_the_others_still_do() -> None:
     assert heard == ["a", "b", "b"]
 
 
+def test_who_leaves_while_an_item_is_handed_round_does_not_get_it() -> None:
+    pump = Pump(Clock())
+    heard: list[str] = []
+
+    def first(_: Quote) -> None:
+        heard.append("first")
+        leaving.dispose()
+
+    pump.target.subscribe(first)
+    leaving = pump.target.chain(lambda _: heard.append("second"), raised, silent, None)
+    pump.target.subscribe(lambda _: heard.append("third"))
+    pump.run(inputs((TARGET, 0)))
+
+    assert heard == ["first", "third"]
+
+
+def test_who_was_told_the_end_hears_nothing_more() -> None:
+    pump = Pump(Clock())
+    heard: list[str] = []
+    pump.target.chain(lambda _: heard.append("x"), raised, lambda: heard.append("|"), None)
+    pump.run(inputs((TARGET, 0)))
+    pump.target.on_completed()
+    pump.target.on_completed()
+    pump.run(inputs((TARGET, 1)))
+
+    assert heard == ["x", "|"]
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def silent() -> None:
+    """Completion is of no interest."""
+
+
 def test_every_signal_has_a_source_of_its_own() -> None:
     pump = Pump(Clock(), markets=[Market(MAX_SIGNALS)])
     seen: list[tuple[int, int]] = []

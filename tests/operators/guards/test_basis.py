@@ -49,6 +49,20 @@ def test_just_beyond_the_limit_is_beyond() -> None:
     assert play("-a-|", states, GUARD) == expect("-a-|", {"a": refused(states["a"], apart)})
 
 
+@pytest.mark.parametrize("limit", [0.0, 1e-12, 1e-8, 1e-4, 1.0, 37.3, 1_250.0, 15_000.0])
+def test_the_quick_comparison_decides_nothing_by_itself(limit: float) -> None:
+    source: Hot[State] = Hot()
+    out: list[Any] = []
+    source.pipe(basis(limit)).subscribe(out.append)
+    for mid in (0.0001, 64.0, 206.8743, 98_765.4321):
+        for share in (0.0, 0.5, 0.998, 0.999, 0.9999, 1.0, 1.0001, 1.001, 2.0):
+            for sign in (1.0, -1.0):
+                target = mid * (1.0 + sign * share * limit / 10_000.0)
+                source.push(state(target, mid))
+                beyond = not -limit <= basis_bps(target, mid) <= limit
+                assert (type(out[-1][1]) is Refusal) == beyond, (mid, share, sign)
+
+
 def test_the_refusal_has_the_seq_and_ts_of_the_later_of_the_two() -> None:
     signal_later: State = (
         Residual(9, 90, 200.0, 100.0, 1.0),
