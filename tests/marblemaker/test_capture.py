@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from marblemaker.cli import main
+from tests.engines import differences
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "lighter-capture-2025-09-15"
 
@@ -54,6 +55,9 @@ def test_the_halves_replay_to_orders_that_fill(half: int, tmp_path: Path) -> Non
         arguments += ["--set", f"strategy.{setting}"]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     assert main([*arguments, "--out", str(tmp_path / "again")]) == 0
+    compiled = tmp_path / "compiled"
+    assert main([*arguments, "--engine", "compiled", "--out", str(compiled)]) == 0
+    assert differences(tmp_path / "run", compiled) == []
 
     orders = pl.read_parquet(tmp_path / "run" / "orders.parquet")
     assert orders.filter(pl.col("status") == "FILLED").height > 0

@@ -1,12 +1,14 @@
 """The tutorial preset does what NautilusTrader's CompositeMarketMaker did, order for order."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from marblemaker.compiled.engine import replay_compiled
 from marblemaker.replay import replay
 from tests.sessions import REFERENCE, settings, write_recording
 
@@ -21,13 +23,16 @@ _STRATEGY = (
 )  # fmt: skip
 
 
-def _replayed(case: Path, folder: Path) -> Path:
+ENGINES = pytest.mark.parametrize("play", [replay, replay_compiled], ids=["rx", "compiled"])
+
+
+def _replayed(case: Path, folder: Path, play: Callable[..., Any]) -> Path:
     given: dict[str, Any] = json.loads((case / "case.json").read_text())
     recording = write_recording(
         folder / "recording",
         {name: pl.read_parquet(case / f"{name}.parquet") for name in ("signal", "target")},
     )
-    replay(
+    play(
         recording,
         settings(
             target={
@@ -50,9 +55,12 @@ def test_the_reference_cases_are_here() -> None:
     assert len(CASES) >= 4
 
 
+@ENGINES
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))
-def test_every_order_and_fill_of_the_reference_is_repeated(case: Path, tmp_path: Path) -> None:
-    run = _replayed(case, tmp_path)
+def test_every_order_and_fill_of_the_reference_is_repeated(
+    case: Path, play: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = _replayed(case, tmp_path, play)
 
     orders = pl.read_parquet(run / "orders.parquet")
     assert orders.equals(pl.read_parquet(case / "orders.parquet").select(orders.columns))
@@ -63,9 +71,12 @@ def test_every_order_and_fill_of_the_reference_is_repeated(case: Path, tmp_path:
 
 
 @pytest.mark.skipif(not MORE, reason="the larger set of reference sessions is not beside the tree")
+@ENGINES
 @pytest.mark.parametrize("case", MORE, ids=lambda case: str(case.name))
-def test_every_order_of_the_larger_set_is_repeated(case: Path, tmp_path: Path) -> None:
-    run = _replayed(case, tmp_path)
+def test_every_order_of_the_larger_set_is_repeated(
+    case: Path, play: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = _replayed(case, tmp_path, play)
 
     orders = pl.read_parquet(run / "orders.parquet")
     assert orders.equals(pl.read_parquet(case / "orders.parquet").select(orders.columns))
