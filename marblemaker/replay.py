@@ -50,7 +50,6 @@ from streams.recording import (
     BATCH_ROWS,
     FILES,
     FileEntry,
-    FrameWriter,
     Manifest,
     Recording,
     RecordingError,
@@ -63,6 +62,7 @@ from streams.recording import (
 
 if TYPE_CHECKING:
     from marblemaker.trace import Trace
+from streams.row_groups import RowGroupWriter
 
 __all__ = [
     "Progress", "ReplayError", "bounds_of", "manifest_of", "new_folder", "new_run", "replay",
@@ -292,11 +292,12 @@ class _MarketRun:
         self.folder = folder
         self.target = settings.target_instrument
         self.mark: int | None = None
-        self.journal = Journal(folder)
+        # A replay that ends early leaves nothing, so its files need not outlive it.
+        self.journal = Journal(folder, writer=RowGroupWriter)
         names = [name for name in FILES if name in recording.manifest.files and name != "account"]
         if settings.risk.kill_file is not None and "status" not in names:
             names.append("status")
-        self.writers = {name: FrameWriter(folder, name, schema_of(name)) for name in names}
+        self.writers = {name: RowGroupWriter(folder, name, schema_of(name)) for name in names}
         if recording.signals != len(settings.signal_instruments):
             raise RecordingError(
                 f"{recording.folder} holds {recording.signals} signals, the settings name "
@@ -309,7 +310,9 @@ class _MarketRun:
             from marblemaker.trace import Trace
 
             fair_value = settings.strategy.preset == "fair_value"
-            self.trace = Trace(folder, signals=recording.signals, fair_value=fair_value)
+            self.trace = Trace(
+                folder, signals=recording.signals, fair_value=fair_value, writer=RowGroupWriter
+            )
         self.sink: OrderSink
         self.venue: SimulatedVenue | SilentVenue
 
