@@ -35,13 +35,14 @@ def generated(quotes: int, folder: Path, console: Console, *, odd: bool = True) 
 
 
 def part_of(recording: Path, rows: int, folder: Path) -> Path:
-    """Make a recording of some ``rows`` neighbouring quotes of another, from a quarter of it on.
+    """Make a recording of ``rows`` neighbouring quotes of another, from a quarter of it on.
 
-    The first ones would not do: the target is quoted before the signal is.
+    The first ones would not do: the target is quoted before the signal is. Quotes of one instant
+    stay together, so there may be a few more.
     """
     folder.mkdir(parents=True)
     ts = np.sort(np.concatenate([pl.read_parquet(_file(recording, f))["ts"] for f in _FEEDS]))
-    first = len(ts) // 4
+    first = max(min(len(ts) // 4, len(ts) - rows), 0)
     last = min(first + rows, len(ts)) - 1
     manifest = with_fields(read_manifest(recording), files={}, sources={})
     for feed in _FEEDS:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct, field
 
-from marblemaker.bench.job import NOT_HERE, NotHereError, Ran
+from marblemaker.bench.job import NotHereError, Ran
 from marblemaker.bench.listing import EXTRA, Peer, chosen
+from marblemaker.bench.runs import IN_ALL, LOOP, PEAK, PROCESS, child_run, replayed
 from marblemaker.bench.sessions import generated, part_of
 from marblemaker.bench.table import table
 from marblemaker.console import Console
-from marblemaker.settings import SettingsError
+from marblemaker.settings import SettingsError, load_settings
 from marblemaker.versions import versions
 from streams.recording import read_manifest
 
@@ -37,11 +32,6 @@ _SHARED: Final = (
 _WARM_UP_QUOTES: Final = 2_000
 _MAY_DIFFER: Final = 0.01
 """Share by which requotes may differ from ours: the order of quotes of one instant is a choice."""
-_REFERENCE: Final = ("--engine", "compiled", "--no-trace")
-
-LOOP: Final = "loop"
-IN_ALL: Final = "in_all"
-PROCESS: Final = "process"
 
 
 class _Row(Struct, kw_only=True):
@@ -87,6 +77,9 @@ def bench(
         session = generated(quotes, folder / "session", console, odd=False)
         few = part_of(session, _WARM_UP_QUOTES, folder / "few")
         rows, ours = [], {}
+        # The compiled engine is the quicker one, unless it must be compiled for this alone.
+        compiles = any(peer.name.startswith("compiled") for peer in taking_part)
+        reference = ("--engine", "compiled" if compiles else "rx", "--no-trace")
         for peer in taking_part:
             recording = _recording_for(peer, session, folder, whole=whole)
             kept = folder / "kept" / peer.name
@@ -94,8 +87,8 @@ def bench(
             rows.append(row)
             console.note(f"warming up: {peer.title}")
             _warm_up(row, few, settings)
-            if recording.name not in ours and not row.why_not:
-                ours[recording.name] = _replay(recording, folder / "run", settings, _REFERENCE)
+            if peer.quotes and recording.name not in ours and not row.why_not:
+                ours[recording.name] = replayed(recording, folder / "run", settings, reference)
         for number in range(runs):
             for row in rows:
                 _measure(row, folder, settings)
@@ -125,7 +118,8 @@ def bench(
 def shared_settings(overrides: Sequence[str]) -> list[str]:
     """Settings of the bench: the preset ``tutorial``, with what is set over it.
 
-    Errors: SettingsError for a setting that a peer does not know; the preset is ours alone.
+    Errors: SettingsError for a setting that a peer does not know (the preset is ours alone), or a
+        value that makes no sense.
     """
     settings = {"strategy.preset": "tutorial"}
     for text in overrides:
@@ -138,7 +132,9 @@ def shared_settings(overrides: Sequence[str]) -> list[str]:
                 f"our own rows"
             )
         settings[key.strip()] = value
-    return [f"{key}={value}" for key, value in settings.items()]
+    texts = [f"{key}={value}" for key, value in settings.items()]
+    load_settings(overrides=texts)
+    return texts
 
 
 def _recording_for(peer: Peer, session: Path, folder: Path, *, whole: bool) -> Path:
@@ -167,8 +163,8 @@ def _warm_up(row: _Row, few: Path, settings: Sequence[str]) -> None:
         kept = row.folder.with_name(f"{row.peer.name}-few")
         first = _Row(peer=row.peer, recording=few, quotes=_count(few), folder=kept)
         if row.peer.prepares:
-            _child(first, "prepare", settings)
-            _child(row, "prepare", settings)
+            for one in (first, row):
+                child_run(row.peer.module, "prepare", one.recording, one.folder, settings)
         _once(first, kept / "run", settings)
     except NotHereError as error:
         row.why_not = str(error)
@@ -188,72 +184,8 @@ def _measure(row: _Row, folder: Path, settings: Sequence[str]) -> None:
 
 def _once(row: _Row, out: Path, settings: Sequence[str]) -> Ran:
     if row.peer.replay is not None:
-        return _replay(row.recording, out, settings, row.peer.replay)
-    return _child(row, "run", settings)
-
-
-def _replay(recording: Path, out: Path, settings: Sequence[str], more: Sequence[str]) -> Ran:
-    """Replay a recording by our own command, as a user does."""
-    sets = [argument for text in settings for argument in ("--set", text)]
-    arguments = ["marblemaker.cli", "replay", str(recording), "--out", str(out), "--json"]
-    seconds, peak, output = _process([*arguments, *more, *sets])
-    shutil.rmtree(out)
-    summary = json.loads(output)
-    inputs = summary["inputs"]
-    return Ran(
-        quotes=inputs["signal"] + inputs["target"],
-        requotes=summary["decisions"].get("quote", 0),
-        orders=summary["orders"]["total"],
-        fills=summary["fills"]["total"],
-        version=versions()["marblemaker"],
-        seconds={
-            LOOP: summary["seconds_in_graph"], IN_ALL: summary["seconds"], PROCESS: seconds
-        },
-        told={"peak_mb": peak},
-    )  # fmt: skip
-
-
-def _child(row: _Row, step: str, settings: Sequence[str]) -> Ran:
-    with tempfile.NamedTemporaryFile(prefix="marble-bench-", suffix=".json") as answer:
-        seconds, peak, _ = _process(
-            ["marblemaker.bench.child", row.peer.module, step, str(row.recording),
-             str(row.folder), answer.name, *settings]
-        )  # fmt: skip
-        text = Path(answer.name).read_bytes()
-    document = msgspec.json.decode(text)
-    if "not_here" in document:
-        raise NotHereError(document["not_here"])
-    ran = msgspec.convert(document, Ran)
-    ran.seconds[PROCESS], ran.told["peak_mb"] = seconds, peak
-    return ran
-
-
-def _process(arguments: Sequence[str]) -> tuple[float, float, bytes]:
-    """Run a module in a process of its own: seconds, peak memory in MB, and what it printed.
-
-    Errors: OSError with the last line that it complained with.
-    """
-    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as complained:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], stdout=printed, stderr=complained
-        )
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        printed.seek(0)
-        complained.seek(0)
-        if process.returncode not in (0, NOT_HERE):
-            lines = complained.read().decode(errors="replace").strip().splitlines()
-            raise OSError(f"{lines[-1] if lines else 'no word'} (exit code {process.returncode})")
-        # ru_maxrss is KiB on Linux, bytes on macOS.
-        peak = usage.ru_maxrss / (1_000 if sys.platform != "darwin" else 1_000_000)
-        return seconds, peak, printed.read()
+        return replayed(row.recording, out, settings, row.peer.replay)
+    return child_run(row.peer.module, "run", row.recording, row.folder, settings)
 
 
 # ---------------------------------------------------------------- what comes of it
@@ -308,7 +240,7 @@ def _document(row: _Row, ours: Ran | None, *, compared: bool) -> dict[str, Any]:
             step: round(statistics.median(run.seconds[step] for run in row.runs), 4)
             for step in first.seconds
         },
-        "peak_memory_mb": _spread([run.told["peak_mb"] for run in row.runs]),
+        "peak_memory_mb": _spread([run.told[PEAK] for run in row.runs]),
         "requotes": first.requotes,
         "orders": first.orders,
         "fills": first.fills,
@@ -317,7 +249,7 @@ def _document(row: _Row, ours: Ran | None, *, compared: bool) -> dict[str, Any]:
             if compared and ours is not None
             else None
         ),
-        "told": {name: value for name, value in first.told.items() if name != "peak_mb"},
+        "told": {name: value for name, value in first.told.items() if name != PEAK},
     }
 
 
