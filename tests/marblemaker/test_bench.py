@@ -91,8 +91,8 @@ def _replayed(recording: Path, folder: Path, overrides: Sequence[str]) -> Ran:
 
 
 MODULES = {peer.module: peer for peer in PEERS if peer.module and peer.quotes}
-# Wide quotes never fill, so nothing of a venue is in the count of requotes. Sizes are no larger than
-# what the books show: NautilusTrader fills no more than that, the fill model touch always the whole.
+# Wide quotes never fill, so nothing of a venue is in the count of requotes. Sizes are no larger
+# than what the books show: NautilusTrader fills no more than that, touch always the whole.
 WIDE = "strategy.half_spread_bps=200"
 SOME_SETTINGS = {
     "defaults": ["strategy.preset=tutorial"],
