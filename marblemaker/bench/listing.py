@@ -94,7 +94,6 @@ PEERS: Final = (
         module="nautilus_native",
         prepares=True,
         package="nautilus_trader",
-        slice=2_000_000,
     ),
     Peer(
         name="nautilus-native-engine",

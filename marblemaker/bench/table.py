@@ -98,21 +98,25 @@ def write_between_marks(path: Path, lines: Sequence[str]) -> None:
     Errors: as of ``require_marks``.
     """
     before, after = _parts(path)
-    body = "\n".join(lines)
-    path.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}")
+    end_of_line = "\r\n" if before[-1].endswith("\r\n") else "\n"
+    body = [line + end_of_line for line in lines]
+    with path.open("w", newline="", encoding="utf-8") as page:
+        page.writelines([*before, *body, *after])
 
 
-def _parts(path: Path) -> tuple[str, str]:
+def _parts(path: Path) -> tuple[list[str], list[str]]:
+    """The lines up to the first mark, and from the second on; with their own ends of line."""
     try:
-        text = path.read_text()
+        with path.open(newline="", encoding="utf-8") as page:
+            lines = page.read().splitlines(keepends=True)
     except FileNotFoundError:
         raise SettingsError(f"--write {path}: there is no such file") from None
-    lines = text.splitlines()
-    if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
+    marks = [(k, line.rstrip("\r\n")) for k, line in enumerate(lines)]
+    marks = [(k, line) for k, line in marks if line in (BEGIN, END)]
+    if [line for _, line in marks] != [BEGIN, END]:
         raise SettingsError(
             f"--write {path}: a page needs the lines {BEGIN} and {END}, each once and in this "
             f"order; the table goes between them"
         )
-    first = text.index(f"{BEGIN}\n") if text.startswith(BEGIN) else text.index(f"\n{BEGIN}\n") + 1
-    last = text.index(f"\n{END}", first) + len(END) + 1
-    return text[:first], text[last:]
+    (begin, _), (end, _) = marks
+    return lines[: begin + 1], lines[end:]

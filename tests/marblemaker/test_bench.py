@@ -374,8 +374,10 @@ def test_figures_that_are_not_comparable_are_not_written(
     ["", "a\n", "\n\n", f"see {BEGIN}\n", f"{END}s\n"],
     ids=["start", "line", "blank", "mark in a line", "mark with more"],
 )
-@pytest.mark.parametrize("inside", ["", "old\n", "| a |\n\n- b\n"], ids=["empty", "line", "table"])
-@pytest.mark.parametrize("after", ["", "\n", "\nafter\n"], ids=["cut off", "end", "more"])
+@pytest.mark.parametrize(
+    "inside", ["", "old\n", f"| a |\n\n{END}s\n"], ids=["empty", "line", "more"]
+)
+@pytest.mark.parametrize("after", ["", "\n", f"\nsee {END}\n"], ids=["cut off", "end", "more"])
 def test_what_stands_around_the_marks_stays_as_it_is(
     tmp_path: Path, before: str, inside: str, after: str
 ) -> None:
@@ -384,6 +386,13 @@ def test_what_stands_around_the_marks_stays_as_it_is(
     for _ in range(2):
         write_between_marks(page, ["new", "table"])
         assert page.read_text() == f"{before}{BEGIN}\nnew\ntable\n{END}{after}"
+
+
+def test_a_page_keeps_its_ends_of_line(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_bytes(f"a\r\n{BEGIN}\r\nold\r\n{END}\r\nb\n".encode())
+    write_between_marks(page, ["new – ×"])
+    assert page.read_bytes() == f"a\r\n{BEGIN}\r\nnew – ×\r\n{END}\r\nb\n".encode()
 
 
 @pytest.mark.parametrize(
