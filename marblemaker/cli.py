@@ -182,14 +182,31 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=("replay", "live"),
         default="replay",
-        help="replay: speed on a generated session (default); live: from the socket to the "
-        "decision and from there to the wire, against stand-ins of the venues",
+        help="replay: our engines and others side by side on a generated session (default); live: "
+        "from the socket to the decision and from there to the wire, against stand-ins of the "
+        "venues",
     )
     bench.add_argument("--quotes", type=int, default=2_000_000, help="quotes in the session")
     bench.add_argument("--runs", type=int, default=5, help="how often each measurement is taken")
     bench.add_argument(
         "--guards", action="store_true", help="measure what each guard costs an event instead"
     )
+    bench.add_argument(
+        "--peers", metavar="A,B,C", help="replay: measure only these; a wrong name lists them all"
+    )
+    bench.add_argument(
+        "--whole", action="store_true",
+        help="replay: give slow peers the whole session too, not a part of it",
+    )  # fmt: skip
+    bench.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C",
+        help="replay: a setting of the strategy, for all peers; strategy.preset is our rows' alone",
+    )  # fmt: skip
+    bench.add_argument(
+        "--write", action="append", default=[], type=Path, metavar="FILE",
+        help="replay: put the table between the marks of a page, <!-- bench --> and "
+        "<!-- /bench -->; may be repeated",
+    )  # fmt: skip
     bench.add_argument(
         "--secs", type=float, default=10.0, help="live: seconds at each rate of quotes"
     )
@@ -482,14 +499,41 @@ def _report_import(console: Console, result: Any) -> int:
 def _bench(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.what == "live":
         return _bench_live(arguments, console)
-    from marblemaker.bench import bench, bench_guards
+    from marblemaker.bench.guards import bench_guards
+    from marblemaker.bench.side_by_side import bench
+    from marblemaker.bench.table import require_marks, write_between_marks
 
     if arguments.quotes < 1 or arguments.runs < 1:
         raise SettingsError("--quotes and --runs must be at least 1")
-    measure = bench_guards if arguments.guards else bench
-    result, lines = measure(arguments.quotes, arguments.runs, console)
+    if arguments.guards:
+        _refuse_for_bench(arguments, "--guards measures our guards alone")
+        result, lines = bench_guards(arguments.quotes, arguments.runs, console)
+        console.result(result, lines)
+        return DONE
+    for page in arguments.write:
+        require_marks(page)
+    peers = arguments.peers.split(",") if arguments.peers is not None else None
+    result, lines = bench(
+        arguments.quotes,
+        arguments.runs,
+        console,
+        peers=None if peers is None else [name.strip() for name in peers if name.strip()],
+        overrides=arguments.set,
+        whole=arguments.whole,
+    )
     console.result(result, lines)
+    if result["problems"]:
+        # Figures that are not comparable are shown, never published.
+        return FAILED
+    for page in arguments.write:
+        write_between_marks(page, lines)
     return DONE
+
+
+def _refuse_for_bench(arguments: argparse.Namespace, why: str) -> None:
+    for name in ("peers", "whole", "set", "write"):
+        if getattr(arguments, name):
+            raise SettingsError(f"--{name} is of the side-by-side bench; {why}: leave it out")
 
 
 def _bench_live(arguments: argparse.Namespace, console: Console) -> int:
@@ -500,6 +544,7 @@ def _bench_live(arguments: argparse.Namespace, console: Console) -> int:
         raise SettingsError("--secs must be between 1 and 3000")
     if arguments.guards:
         raise SettingsError("--guards is of the replay; leave it out with live")
+    _refuse_for_bench(arguments, "live measures latency")
     try:
         result, lines = bench_live(arguments.secs, console)
     except LiveError as error:
