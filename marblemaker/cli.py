@@ -192,6 +192,10 @@ def parser() -> argparse.ArgumentParser:
         "--guards", action="store_true", help="measure what each guard costs an event instead"
     )
     bench.add_argument(
+        "--layers", action="store_true",
+        help="measure what each layer of the reactive graph costs an event instead",
+    )  # fmt: skip
+    bench.add_argument(
         "--peers", metavar="A,B,C", help="replay: measure only these; a wrong name lists them all"
     )
     bench.add_argument(
@@ -500,15 +504,19 @@ def _bench(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.what == "live":
         return _bench_live(arguments, console)
     from marblemaker.bench.guards import bench_guards
+    from marblemaker.bench.layers import bench_layers
     from marblemaker.bench.side_by_side import bench
     from marblemaker.bench.table import require_marks, write_between_marks
 
     if arguments.quotes < 1 or arguments.runs < 1:
         raise SettingsError("--quotes and --runs must be at least 1")
-    if arguments.guards:
-        _refuse_for_bench(arguments, "--guards measures our guards alone")
-        result, lines = bench_guards(arguments.quotes, arguments.runs, console)
-        console.result(result, lines)
+    if arguments.guards or arguments.layers:
+        if arguments.guards and arguments.layers:
+            raise SettingsError("--guards and --layers are two measurements; choose one")
+        own = "--guards measures our guards" if arguments.guards else "--layers measures our graph"
+        _refuse_for_bench(arguments, f"{own} alone")
+        measure = bench_guards if arguments.guards else bench_layers
+        console.result(*measure(arguments.quotes, arguments.runs, console))
         return DONE
     for page in arguments.write:
         require_marks(page)
@@ -542,8 +550,9 @@ def _bench_live(arguments: argparse.Namespace, console: Console) -> int:
 
     if not 1.0 <= arguments.secs <= 3_000.0:
         raise SettingsError("--secs must be between 1 and 3000")
-    if arguments.guards:
-        raise SettingsError("--guards is of the replay; leave it out with live")
+    for name in ("guards", "layers"):
+        if getattr(arguments, name):
+            raise SettingsError(f"--{name} is of the replay; leave it out with live")
     _refuse_for_bench(arguments, "live measures latency")
     try:
         result, lines = bench_live(arguments.secs, console)

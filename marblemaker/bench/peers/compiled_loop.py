@@ -17,7 +17,8 @@ from streams.recording import Recording
 __all__ = ["prepare", "run"]
 
 _TABLES = (
-    "signal", "target", "state", "wanted", "decision", "update", "account", "fill", "order"
+    "signal", "target", "state", "wanted", "decision", "update", "account", "fill", "order",
+    "bound",
 )  # fmt: skip
 
 
@@ -64,7 +65,9 @@ class _Loop(_Run):
 
     def __init__(self, recording: Path, settings: Settings, folder: Path) -> None:
         opened = Recording.open(recording)
-        super().__init__(opened, settings, folder, batch_rows=BATCH_ROWS, trace=False)
+        super().__init__(
+            opened, settings, folder, batch_rows=BATCH_ROWS, trace=False, bounds=False, inputs=False
+        )
         self.tally = _Tally()
         self._output: Any = self.tally
 
@@ -73,7 +76,8 @@ class _Loop(_Run):
             self._loop(None)
         finally:
             self._reader.shutdown(wait=True, cancel_futures=True)
-            self._disk.shutdown(wait=True)
+            self._inputs.stop()
+            self._outputs.stop()
 
     def _write_inputs(self, feed: Any) -> None:
         feed.frame = None

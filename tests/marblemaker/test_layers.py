@@ -3,7 +3,7 @@
 import types
 from typing import Any
 
-from marblemaker.bench_layers import bench_layers, builds_of
+from marblemaker.bench.layers import bench_layers, builds_of
 from marblemaker.bundled import BUNDLED
 from marblemaker.console import Console
 from marblemaker.settings import load_settings

@@ -21,15 +21,12 @@ from typing import Any, Final, TypeAlias, cast
 import polars as pl
 import reactivex as rx
 from msgspec import Struct
-from msgspec.structs import replace as with_fields
 from reactivex import Observable, Subject, abc
 from reactivex.disposable import CompositeDisposable
 
-from marblemaker.bundled import BUNDLED_PARAMETERS
+from marblemaker.bench.sessions import generated
 from marblemaker.console import Console
-from marblemaker.generator import generate
 from marblemaker.replay import replay
-from marblemaker.session_parameters import read_session
 from marblemaker.settings import Settings, load_settings
 from marblemaker.trace import Trace
 from marblemaker.versions import versions
@@ -91,7 +88,7 @@ def bench_layers(quotes: int, runs: int, console: Console) -> tuple[dict[str, An
     """
     with tempfile.TemporaryDirectory(prefix="marble-bench-") as name:
         folder = Path(name)
-        loaded = _load(_generated(quotes, folder, console))
+        loaded = _load(generated(quotes, folder / "session", console))
         measures = _measures(loaded, folder)
         ns: dict[str, list[float]] = {layer: [] for layer in measures}
         with _quiet_collector():
@@ -494,19 +491,3 @@ def _load(source: Path) -> _Loaded:
         if loaded.rows >= _IN_MEMORY:
             break
     return loaded
-
-
-def _generated(quotes: int, folder: Path, console: Console) -> Path:
-    """A session of about so many quotes, with the shape of the bundled one."""
-    console.note(f"generating a session of {quotes:,} quotes")
-    parameters = read_session(BUNDLED_PARAMETERS)
-    share = parameters.signal_quotes / (parameters.signal_quotes + parameters.target_quotes)
-    generate(
-        with_fields(
-            parameters,
-            signal_quotes=round(quotes * share),
-            target_quotes=round(quotes * (1 - share)),
-        ),
-        folder / "session",
-    )
-    return folder / "session"
