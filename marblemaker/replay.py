@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 from streams.row_groups import RowGroupWriter
 
 __all__ = [
-    "Progress", "ReplayError", "bounds_of", "manifest_of", "new_folder", "new_run", "replay",
-    "replay_together", "summary_of", "takes_recorded",
+    "Progress", "ReplayError", "bounds_of", "manifest_of", "new_folder", "new_run",
+    "refuse_live_venue", "replay", "replay_together", "summary_of", "takes_recorded",
 ]  # fmt: skip
 
 
@@ -219,6 +219,17 @@ def replay_together(
     return whole
 
 
+def refuse_live_venue(settings: Sequence[Settings], *, recorded: bool) -> None:
+    """Let no replay name a venue that sends orders, unless its answers are in the recording.
+
+    Errors: SettingsError if one does.
+    """
+    if not recorded and any(one.venue.kind == "lighter" for one in settings):
+        raise SettingsError(
+            'venue.kind "lighter" sends orders and is for live runs; a replay takes "simulated"'
+        )
+
+
 def _digest_of(digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -353,10 +364,7 @@ class _Run:
         bounds: bool,
         trace: bool,
     ) -> None:
-        if not recorded and any(one.venue.kind == "lighter" for one in settings):
-            raise SettingsError(
-                'venue.kind "lighter" sends orders and is for live runs; a replay takes "simulated"'
-            )
+        refuse_live_venue(settings, recorded=recorded)
         self.recorded = recorded
         self.inputs = 0
         self.markets = [

@@ -11,6 +11,7 @@ import polars as pl
 
 from marblemaker.settings import Settings, load_settings
 from streams.recording import (
+    FILES,
     QUOTE_SCHEMA,
     FrameWriter,
     Manifest,
@@ -180,6 +181,70 @@ def random_trades(seed: int, target: pl.DataFrame) -> list[dict[str, Any]]:
         )
     trades.sort(key=lambda trade: trade["ts"])
     return trades
+
+
+def told_wrongly(run: Path, folder: Path, rate: float, seed: int) -> Path:
+    """A run as a recording whose venue told some answers late, twice, wrongly or not at all."""
+    source = random.Random(seed)
+    frames = {name: pl.read_parquet(run / f"{name}.parquet") for name in FILES
+              if (run / f"{name}.parquet").exists()}  # fmt: skip
+    instants = sorted(row for rows in frames.values() for row in rows.select("seq", "ts").rows())
+    place = {seq: k for k, (seq, _) in enumerate(instants)}
+    answers: list[dict[str, Any]] = []
+
+    def tell(row: Mapping[str, Any], later: int = 0, **changes: Any) -> None:
+        seq, ts = instants[min(place[row["seq"]] + later, len(instants) - 1)]
+        answers.append({**row, **changes, "seq": seq, "ts": ts})
+
+    for row in frames.pop("account").to_dicts():
+        wrong = source.randrange(11) if source.random() < rate else -1
+        some = source.choice((None, 0, 50_000_000, 100_000_000))
+        px = source.choice((None, 206_998_000_000, 207_001_000_000))
+        wait = source.choice((1, 3, 20, 100))
+        if wrong == 0:
+            continue
+        if wrong == 1:
+            tell(row, wait)
+        if wrong == 2:
+            tell(row, wait)
+            continue
+        if wrong == 3 and row["kind"] != "fill":
+            row["kind"] = source.choice(("cancel_reject", "modify_reject", "ack", "modify"))
+        if wrong == 4:
+            tell(row, kind="disconnect", n=None)
+            tell(row, wait, kind="connect", n=None)
+        if wrong == 5:
+            row["reason"] = source.choice(("queried", "23000 too many requests", "odd ☕", None))
+        if wrong == 6:
+            tell(row, kind="position", n=None, qty=some, px=px,
+                 reason=source.choice((None, "adopted")))  # fmt: skip
+        if wrong == 7 and row["kind"] != "fill":
+            row |= {"kind": source.choice(("ack", "modify")), "px": px, "qty": some}
+            row |= {"reason": source.choice((None, "queried")), "quota_left": some}
+        if wrong == 8 and row["kind"] == "fill":
+            row |= {"qty": 2 * row["qty"], "liquidity": "ODD ☕", "venue_id": None, "fee": None}
+        if wrong == 9 and row["kind"] == "cancel":
+            reason = source.choice((None, "21709 not open", "23000 too many requests"))
+            tell(row, kind="cancel_reject", reason=reason)
+            tell(row, wait, kind="cancel_reject", reason=reason)
+            tell(row, wait + 1, kind="cancel_reject", reason=reason)
+            tell(row, wait + 2, kind="cancel_reject", reason=reason)
+            if source.random() < 0.7:
+                continue
+        if wrong == 10 and row["n"] is not None:
+            tell(row, wait, kind="fill", px=207_000_000_000, qty=25_000_000, fee=3,
+                 venue_id=source.choice(("late", "1")))  # fmt: skip
+        tell(row)
+    answers.sort(key=lambda row: row["seq"])
+    for k, row in enumerate(answers):
+        row["seq"] = (len(answers) + 1) * row["seq"] + k
+    numbered = {name: rows.with_columns(seq=pl.col("seq") * (len(answers) + 1) - 1)
+                for name, rows in frames.items()}  # fmt: skip
+    events: dict[str, list[dict[str, Any]]] = {"account": answers}
+    for name in ("status", "trades"):
+        if name in numbered:
+            events[name] = numbered.pop(name).to_dicts()
+    return write_recording(folder, numbered, {name: rows for name, rows in events.items() if rows})
 
 
 def settings(**sections: Mapping[str, Any]) -> Settings:

@@ -20,7 +20,6 @@ class Asked(NamedTuple):
 
     recordings: list[Recording]
     settings: Settings
-    recorded: bool
     strict: bool
 
 
@@ -35,7 +34,6 @@ class NotDone(NamedTuple):
 NOT_DONE: Final = (
     NotDone("several recordings as one session", lambda a: len(a.recordings) > 1),
     NotDone("--strict", lambda a: a.strict),
-    NotDone("recorded answers of a venue (--venue recorded)", lambda a: a.recorded),
     NotDone("several signals (signal.others)", lambda a: len(a.settings.signal_instruments) > 1),
     NotDone("strategy.anchor_without_own", lambda a: a.settings.strategy.anchor_without_own),
     NotDone(

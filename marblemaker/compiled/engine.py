@@ -23,6 +23,7 @@ from marblemaker.compiled.loop import (
     BACKWARDS,
     DONE,
     FULL,
+    MORE_ACCOUNT,
     MORE_SIGNAL,
     MORE_STATUS,
     MORE_TARGET,
@@ -44,6 +45,7 @@ from marblemaker.replay import (
     bounds_of,
     manifest_of,
     new_run,
+    refuse_live_venue,
     summary_of,
     takes_recorded,
 )
@@ -65,10 +67,11 @@ __all__ = ["BATCH_ROWS", "compiled_run", "prepare", "replay_compiled"]
 BATCH_ROWS: Final = 262_144
 """Rows of a feed that are read, and looped over, at a time."""
 
-MERGED: Final = ("status", "signal", "trades", "target")
+MERGED: Final = ("account", "status", "signal", "trades", "target")
 """Files of inputs, in the order of ties; the loop is given them in this order."""
 _MORE: Final = {
-    MORE_STATUS: "status", MORE_SIGNAL: "signal", MORE_TRADES: "trades", MORE_TARGET: "target",
+    MORE_ACCOUNT: "account", MORE_STATUS: "status", MORE_SIGNAL: "signal", MORE_TRADES: "trades",
+    MORE_TARGET: "target",
 }  # fmt: skip
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -146,11 +149,11 @@ def replay_compiled(
     """
     recording = Recording.open(source)
     recorded = takes_recorded([recording], venue)
-    refuse_what_is_not_done(Asked([recording], settings, recorded, strict))
+    refuse_what_is_not_done(Asked([recording], settings, strict))
     with new_run(out, [source], overwrite=overwrite) as folder:
         run = _Run(
             recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,
-            inputs=inputs,
+            recorded=recorded, inputs=inputs,
         )  # fmt: skip
         with event.install_listener("numba:compile", _Told(note)):
             return run.complete(progress)
@@ -168,10 +171,12 @@ class _Run:
         batch_rows: int,
         trace: bool,
         bounds: bool,
+        recorded: bool,
         inputs: bool,
     ) -> None:
+        refuse_live_venue([settings], recorded=recorded)
         self._recording, self._settings, self._folder = recording, settings, folder
-        self._bounds = bounds
+        self._bounds, self._recorded = bounds and not recorded, recorded
         if recording.signals != len(settings.signal_instruments):
             raise RecordingError(
                 f"{recording.folder} holds {recording.signals} signals, the settings name "
@@ -181,12 +186,13 @@ class _Run:
         self._journal = Journal(folder, writer=RowGroupWriter)
         fair_value = settings.strategy.preset == "fair_value"
         self._trace = Trace(folder, fair_value=fair_value, writer=RowGroupWriter) if trace else None
-        paths = recording.paths(recorded=False)
+        paths = recording.paths(recorded=recorded)
         texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
         self._output = Output(self._journal, self._trace, texts)
         asked = told(
-            settings, recording.manifest, traced=trace, most_rows=batch_rows, bounds=bounds
-        )
+            settings, recording.manifest, traced=trace, most_rows=batch_rows,
+            bounds=self._bounds, recorded=recorded,
+        )  # fmt: skip
         self._world = new_world(
             *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0
         )
@@ -204,9 +210,10 @@ class _Run:
         # The target's quotes, for markouts, where the folder is to hold none.
         self._target = None if inputs else paths.get("target")
         kill_file = settings.risk.kill_file
-        self._kill = KillFile(Path(kill_file)) if kill_file else None
-        # A kill file may lead to rows that the recording does not have.
+        self._kill = KillFile(Path(kill_file)) if kill_file and not recorded else None
+        # A kill file may lead to rows that the recording does not have; answers are the journal's.
         kept = dict.fromkeys([*paths, *(["status"] if kill_file is not None else [])])
+        kept.pop("account", None)
         self._writers = {
             name: RowGroupWriter(folder, name, schema_of(name)) for name in (kept if inputs else ())
         }
@@ -234,7 +241,7 @@ class _Run:
             manifest,
             self._settings,
             self._journal,
-            recorded=False,
+            recorded=self._recorded,
             mark=self._mark,
             ties=int(s["ties"]),
             anomalies=dict(zip(ANOMALIES, self._world[0]["anomalies"].tolist(), strict=True)),
@@ -272,7 +279,7 @@ class _Run:
         total = self._recording.rows
         s = w["state"][0]
         for name, feed in self._feeds.items():
-            s[f"more_{name}"] = feed.read()
+            s[f"more_{name}"] = self._read(feed)
         if any(feed.rows for feed in self._feeds.values()):
             self._poll_kill_file()
         while True:
@@ -302,9 +309,18 @@ class _Run:
             # Not a choice of order: this was no neighbour of other inputs.
             s["ties"], s["before_ts"], s["before_kind"] = self._before_kill
             self._before_kill = None
-        s[f"more_{feed.name}"] = feed.read()
+        s[f"more_{feed.name}"] = self._read(feed)
         if s[f"more_{feed.name}"]:
             s[f"at_{feed.name}"] = 0
+
+    def _read(self, feed: Feed) -> bool:
+        """Read on in a feed, and know the texts that it brings."""
+        more = feed.read()
+        if feed.texts.keys() - self._texts.by_word.keys():
+            self._texts.by_word.update(feed.texts)
+            self._settle_disk()
+            self._output.learn(feed.texts)
+        return more
 
     def _poll_kill_file(self) -> None:
         """Turn a change of the kill file into the next input."""
@@ -316,7 +332,7 @@ class _Run:
         kind, text = change
         if kind == "kill" and self._texts.add_kill(text):
             self._settle_disk()
-            self._output.learn(self._texts)
+            self._output.learn(self._texts.by_word)
             spell(self._world, self._texts)
         s, feed = self._world[0]["state"][0], self._feeds["status"]
         row = {"ts": [int(s["now"])], "source": ["operator"], "kind": [kind], "text": [text]}
@@ -340,11 +356,16 @@ class _Run:
         frame, columns = feed.frame, feed.columns
         feed.frame = None
         if frame is not None:
-            self._inputs.put(lambda: self._write_rows(feed.name, frame, columns))
+            # Answers of the venue go to the journal, as what the loop has put out does.
+            lane = self._outputs if feed.name == "account" else self._inputs
+            lane.put(lambda: self._write_rows(feed.name, frame, columns))
 
     def _write_rows(self, name: str, frame: pl.DataFrame, columns: AnyColumns) -> None:
         seqs = pl.Series("seq", columns.number.view(np.uint64))
         rows = frame.with_columns(seqs).select(list(schema_of(name)))
+        if name == "account":
+            self._output.answers(rows)
+            return
         if name in self._writers:
             self._writers[name].append(rows)
         if self._trace is not None:

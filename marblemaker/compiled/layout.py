@@ -73,8 +73,9 @@ PARAMETERS: Final = _record(
     "risk_scheduled "
     # the order sink
     "replaces expire_ns flatten stop_ns max_batch in_flight_ns "
-    # whether the sink may have to ask what became of its orders
-    "asks "
+    # whether the sink may have to ask what became of its orders; whether the venue's answers are
+    # among the inputs
+    "asks recorded "
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     "live_in_account live_in_market shadows "
@@ -122,6 +123,7 @@ STATE: Final = _record(
     "ending "
     "ties "
     "at_signal at_target at_status at_trades more_signal more_target more_status more_trades "
+    "at_account more_account other_key other_kind "
     "notices_head notices_tail answers_head answers_tail "
     # session
     "is_open closed_ns "

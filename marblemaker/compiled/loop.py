@@ -59,14 +59,15 @@ from marblemaker.compiled.venue import advance as advance_venue
 from marblemaker.compiled.venue import matters, on_book, on_trade
 from streams.events import BUY
 from streams.instrument import UNIT
+from streams.pump import ACCOUNT as ACCOUNT_KIND
 from streams.pump import SIGNAL as SIGNAL_KIND
 from streams.pump import STATUS as STATUS_KIND
 from streams.pump import TARGET as TARGET_KIND
 from streams.pump import TRADE as TRADE_KIND
 
 __all__ = [
-    "DONE", "FULL", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES", "TROUBLE",
-    "Columns", "StatusColumns", "TradeColumns", "make_run",
+    "DONE", "FULL", "MORE_ACCOUNT", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES",
+    "TROUBLE", "AccountColumns", "Columns", "StatusColumns", "TradeColumns", "make_run",
 ]  # fmt: skip
 
 NULL = t.NULL_WORD
@@ -78,6 +79,7 @@ MORE_TARGET = 3
 MORE_STATUS = 4
 MORE_TRADES = 5
 TROUBLE = 6
+MORE_ACCOUNT = 7
 
 BACKWARDS = 10
 """Trouble: along ``seq`` time goes back."""
@@ -121,6 +123,23 @@ class StatusColumns(NamedTuple):
     feed: NDArray[np.int64]
     does: NDArray[np.int64]
     reason: NDArray[np.int64]
+
+
+class AccountColumns(NamedTuple):
+    """A batch of the venue's recorded answers; what stands for texts is in ``read``."""
+
+    key: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    number: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    n: NDArray[np.int64]
+    venue_id: NDArray[np.int64]
+    px: NDArray[np.int64]
+    qty: NDArray[np.int64]
+    fee: NDArray[np.int64]
+    liquidity: NDArray[np.int64]
+    reason: NDArray[np.int64]
+    quota_left: NDArray[np.int64]
 
 
 NOTHING = 0
@@ -190,6 +209,17 @@ def tell(w: World) -> None:
 
 
 @compiled
+def let_go_of_graph(w: World) -> None:
+    """Let nothing reach the graph any more: before the order sink stops."""
+    s = w.state[0]
+    s.disposed = 1
+    for timer in range(TIMERS):
+        if timer != LOOK and timer != GIVE_UP:
+            w.due[timer] = NEVER
+    s.next_due = w.due.min()
+
+
+@compiled
 def settle(w: World) -> None:
     """Deliver whatever is queued, at the present instant."""
     s = w.state[0]
@@ -206,12 +236,7 @@ def settle(w: World) -> None:
         if s.account_rows >= min(w.parameters[0].most_rows, FEW):
             s.full = 1
         if a.kind == t.STOP:
-            # The graph is let go before the order sink stops: nothing reaches it any more.
-            s.disposed = 1
-            for timer in range(TIMERS):
-                if timer != LOOK:
-                    w.due[timer] = NEVER
-            s.next_due = w.due.min()
+            let_go_of_graph(w)
         on_account(w, a)
         tell(w)
     s.answers_head = s.answers_tail = 0
@@ -304,6 +329,9 @@ def begin(w: World) -> None:
 def finish(w: World) -> bool:
     """Stop, and let time pass until that is done; False if there is more to do."""
     s = w.state[0]
+    if w.parameters[0].recorded and not s.stopping:
+        # Nobody stopped it: it ends where the recording does.
+        return not s.full
     if not s.stopped:
         s.stopped = 1
         a = w.answers[s.answers_tail]
@@ -371,7 +399,7 @@ def take_trade(w: World, trades: TradeColumns, i: int) -> None:
     s = w.state[0]
     on_trade(w, trades.px[i], trades.qty[i], trades.side[i])
     answer_first(w, s.now)
-    s.seq += 1
+    s.seq = trades.key[i] if w.parameters[0].recorded else s.seq + 1
     trades.number[i] = s.seq
     if not w.parameters[0].tutorial and w.feed_parameters[TARGET].age:
         heard(w, TARGET)
@@ -383,11 +411,119 @@ def take_trade(w: World, trades: TradeColumns, i: int) -> None:
 def take_status(w: World, status: StatusColumns, i: int) -> None:
     """Take a row of status as the input that it is."""
     s = w.state[0]
-    s.seq += 1
+    s.seq = status.key[i] if w.parameters[0].recorded else s.seq + 1
     status.number[i] = s.seq
     on_status(w, status.feed[i], status.does[i], status.reason[i])
     if s.notices_tail or s.answers_tail:
         settle(w)
+
+
+@compiled
+def take_account(w: World, account: AccountColumns, i: int) -> None:
+    """Take what the venue said, as it was recorded."""
+    s, a = w.state[0], w.answers[0]
+    s.seq = account.number[i] = account.key[i]
+    a.seq, a.ts, a.kind, a.n = s.seq, s.now, account.kind[i], account.n[i]
+    a.venue_id, a.px, a.qty, a.fee = (
+        account.venue_id[i], account.px[i], account.qty[i], account.fee[i]
+    )  # fmt: skip
+    a.liquidity, a.reason = account.liquidity[i], account.reason[i]
+    a.quota_left = account.quota_left[i]
+    if a.kind == t.STOP:
+        let_go_of_graph(w)
+        s.stopped = 1
+    on_account(w, a)
+    tell(w)
+
+
+@compiled
+def look_ahead(s: Any, account: AccountColumns, status: StatusColumns, by_seq: bool) -> None:
+    """Note what comes next of the files that seldom have a row; below −1: why the loop ends."""
+    i, j = s.at_account, s.at_status
+    s.other_key, s.other_kind = NEVER, -1
+    if i == len(account.key) and s.more_account:
+        s.other_kind = -MORE_ACCOUNT
+    elif j == len(status.key) and s.more_status:
+        s.other_kind = -MORE_STATUS
+    else:
+        # Ties go in this order.
+        if i < len(account.key):
+            s.other_key, s.other_kind = account.key[i], ACCOUNT_KIND
+        if j < len(status.key):
+            if by_seq and status.key[j] == s.other_key:
+                s.trouble = TWICE
+            elif status.key[j] < s.other_key:
+                s.other_key, s.other_kind = status.key[j], STATUS_KIND
+
+
+@compiled
+def after_stop(
+    w: World,
+    account: AccountColumns,
+    status: StatusColumns,
+    signal: Columns,
+    trades: TradeColumns,
+    target: Columns,
+) -> int:
+    """Take what was recorded after a stop: only the order sink still listens, to the venue."""
+    s = w.state[0]
+    while not s.full and not s.trouble:
+        look_ahead(s, account, status, True)
+        if s.other_kind < -1:
+            return int(-s.other_kind)
+        i, j, k = s.at_signal, s.at_target, s.at_trades
+        if i == len(signal.key) and s.more_signal:
+            return MORE_SIGNAL
+        if j == len(target.key) and s.more_target:
+            return MORE_TARGET
+        if k == len(trades.key) and s.more_trades:
+            return MORE_TRADES
+        key, kind, ts = s.other_key, s.other_kind, 0
+        if kind == ACCOUNT_KIND:
+            ts = account.ts[s.at_account]
+        elif kind == STATUS_KIND:
+            ts = status.ts[s.at_status]
+        same = 0
+        if i < len(signal.key):
+            same += signal.key[i] == key
+            if signal.key[i] < key:
+                key, kind, ts = signal.key[i], SIGNAL_KIND, signal.ts[i]
+        if k < len(trades.key):
+            same += trades.key[k] == key
+            if trades.key[k] < key:
+                key, kind, ts = trades.key[k], TRADE_KIND, trades.ts[k]
+        if j < len(target.key):
+            same += target.key[j] == key
+            if target.key[j] < key:
+                key, kind, ts = target.key[j], TARGET_KIND, target.ts[j]
+        if same:
+            s.trouble = TWICE
+        elif kind < 0:
+            return DONE
+        elif ts < s.before_ts:
+            s.trouble = BACKWARDS
+        elif ts >= s.next_due and advance_once(w, ts):
+            continue
+        else:
+            s.before_ts = s.now = ts
+            if kind == ACCOUNT_KIND:
+                s.at_account += 1
+                take_account(w, account, s.at_account - 1)
+                continue
+            s.seq = key
+            if kind == STATUS_KIND:
+                status.number[s.at_status] = key
+                s.at_status += 1
+            elif kind == SIGNAL_KIND:
+                signal.number[i] = key
+                s.at_signal += 1
+            elif kind == TRADE_KIND:
+                trades.number[k] = key
+                s.at_trades += 1
+            else:
+                target.number[j] = key
+                s.at_target += 1
+    return TROUBLE if s.trouble else FULL
 
 
 @inlined
@@ -415,6 +551,7 @@ def make_run(version: str) -> Callable[..., int]:
     @njit(cache=True, nogil=True)
     def run(
         world: World,
+        account: AccountColumns,
         status: StatusColumns,
         signal: Columns,
         trades: TradeColumns,
@@ -443,10 +580,11 @@ def make_run(version: str) -> Callable[..., int]:
         target_event, target_flags = target.ts_event, target.flags
         target_bid, target_ask = target.bid_px, target.ask_px
         target_bid_sz, target_ask_sz = target.bid_sz, target.ask_sz
-        status_key, status_ts, trades_key, trades_ts = status.key, status.ts, trades.key, trades.ts
-        signals, targets = len(signal_key), len(target_key)
-        statuses, prints = len(status_key), len(trades_key)
-        opens = w.opens
+        trades_key, trades_ts = trades.key, trades.ts
+        status_ts, account_ts = status.ts, account.ts
+        signals, targets, prints = len(signal_key), len(target_key), len(trades_key)
+        opens, recorded = w.opens, p.recorded
+        look_ahead(s, account, status, by_seq)
         while not s.stopped:
             if s.full:
                 return FULL
@@ -457,14 +595,12 @@ def make_run(version: str) -> Callable[..., int]:
                 return MORE_SIGNAL
             if j == targets and s.more_target:
                 return MORE_TARGET
-            if s.at_status == statuses and s.more_status:
-                return MORE_STATUS
+            if s.other_kind < -1:
+                return -s.other_kind
             if s.at_trades == prints and s.more_trades:
                 return MORE_TRADES
             # Ties go in this order.
-            key, kind = NEVER, -1
-            if s.at_status < statuses:
-                key, kind = status_key[s.at_status], STATUS_KIND
+            key, kind = s.other_key, s.other_kind
             if i < signals:
                 if by_seq and signal_key[i] == key:
                     return twice(s)
@@ -487,10 +623,12 @@ def make_run(version: str) -> Callable[..., int]:
                 ts = signal_ts[i]
             elif kind == TARGET_KIND:
                 ts = target_ts[j]
+            elif kind == TRADE_KIND:
+                ts = trades_ts[s.at_trades]
             elif kind == STATUS_KIND:
                 ts = status_ts[s.at_status]
             else:
-                ts = trades_ts[s.at_trades]
+                ts = account_ts[s.at_account]
             if by_seq and ts < s.before_ts:
                 s.trouble = BACKWARDS
                 return TROUBLE
@@ -500,16 +638,21 @@ def make_run(version: str) -> Callable[..., int]:
             count_tie(s, by_seq, ts, kind)
             s.now = ts
             if not is_signal and kind != TARGET_KIND:
-                if kind == STATUS_KIND:
-                    s.at_status += 1
-                    take_status(w, status, s.at_status - 1)
-                else:
+                if kind == TRADE_KIND:
                     s.at_trades += 1
                     take_trade(w, trades, s.at_trades - 1)
+                elif kind == STATUS_KIND:
+                    s.at_status += 1
+                    look_ahead(s, account, status, by_seq)
+                    take_status(w, status, s.at_status - 1)
+                else:
+                    s.at_account += 1
+                    look_ahead(s, account, status, by_seq)
+                    take_account(w, account, s.at_account - 1)
                 continue
             if is_signal:
                 s.at_signal = i + 1
-                s.seq += 1
+                s.seq = signal_key[i] if recorded else s.seq + 1
                 signal_number[i] = s.seq
                 chain(
                     p, gs, fs, vs, opens, SIGNAL, s.seq, ts, signal_event[i],
@@ -524,7 +667,7 @@ def make_run(version: str) -> Callable[..., int]:
                 if matters(s, ts):
                     on_book(w)
                     answer_first(w, ts)
-                s.seq += 1
+                s.seq = target_key[j] if recorded else s.seq + 1
                 target_number[j] = s.seq
                 chain(
                     p, gt, ft, vt, opens, TARGET, s.seq, ts, target_event[j],
@@ -549,6 +692,10 @@ def make_run(version: str) -> Callable[..., int]:
                 s.unmoved += 1
             else:
                 not_so_simple(w, source)
+        if recorded and s.stopped:
+            came = after_stop(w, account, status, signal, trades, target)
+            if came != DONE:
+                return came
         if not finish(w):
             return FULL
         return TROUBLE if s.trouble else DONE

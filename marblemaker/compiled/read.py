@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import polars as pl
@@ -21,12 +21,14 @@ from marblemaker.compiled.loop import (
     KILL,
     NOTHING,
     SIGN,
+    AccountColumns,
     Columns,
     StatusColumns,
     TradeColumns,
 )
-from marblemaker.compiled.texts import NULL_WORD
-from streams.events import SIDE_NAMES
+from marblemaker.compiled.texts import ASKED_FOR, NULL_WORD, OVER_LIMITS, TAKEN_OVER, word
+from sinks.orders import ADOPTED, QUERIED
+from streams.events import SIDE_NAMES, AccountKind
 from streams.instrument import Instrument
 from streams.recording import RecordingError, checked_rows, schema_of
 
@@ -38,6 +40,7 @@ MAX_PX: Final = 10**17
 _MOST: Final = {
     "seq": NULL_WORD - 1, "ts": 2**62, "ts_event": NULL_WORD - 1, "bid_px": MAX_PX,
     "ask_px": MAX_PX, "px": MAX_PX, "bid_sz": 2**61, "ask_sz": 2**61, "qty": 2**61,
+    "fee": 2**53, "n": 2**61, "quota_left": 2**61,
 }  # fmt: skip
 """What fits 64 bits with all that is added to it, and is not taken for an absent number."""
 _DOES: Final = {"heartbeat": SIGN, "sibling": SIGN, "disconnect": DISCONNECT, "kill": KILL,
@@ -45,7 +48,10 @@ _DOES: Final = {"heartbeat": SIGN, "sibling": SIGN, "disconnect": DISCONNECT, "k
 _FEEDS: Final = {"signal": SIGNAL, "target": TARGET}
 _SIDES: Final = {name: side for side, name in SIDE_NAMES.items()}
 
-AnyColumns = Columns | TradeColumns | StatusColumns
+_LEAST: Final = {"px": 0, "qty": -(2**61), "fee": -(2**53)}
+_ANSWERS: Final = {kind: word(kind) for kind in get_args(AccountKind)}
+
+AnyColumns = Columns | TradeColumns | StatusColumns | AccountColumns
 
 
 def kills_of(path: Path) -> list[str]:
@@ -84,6 +90,8 @@ class Feed:
         if path is not None:
             self._batches = checked_rows(name, path, instrument, batch_rows)
         self._by_seq = by_seq
+        self.texts: dict[int, str] = {}
+        """Texts that are put out again, by their words, of all that has been read."""
         self.frame: pl.DataFrame | None = None
         """The rows of the batch as they are in the file."""
         self.columns: AnyColumns = self._columns(
@@ -136,6 +144,13 @@ class Feed:
                     f"{self._path}: {name} goes up to {highest}, --engine compiled counts up to "
                     f"{most} there; use --engine rx"
                 )
+            least = _LEAST.get(name)
+            lowest = None if least is None or highest is None else frame[name].min()
+            if least is not None and isinstance(lowest, int) and lowest < least:
+                raise RecordingError(
+                    f"{self._path}: {name} goes down to {lowest}, --engine compiled counts down to "
+                    f"{least} there; use --engine rx"
+                )
         ts = _integers(frame["ts"])
         key = _integers(frame["seq"].cast(pl.Int64)) if self._by_seq else ts
         return frame, self._columns(frame, key, ts)
@@ -150,6 +165,8 @@ class Feed:
             return TradeColumns(key, ts, number, px, qty, _integers(side))
         if self.name == "status":
             return StatusColumns(key, ts, number, *self._status(frame))
+        if self.name == "account":
+            return AccountColumns(key, ts, number, *self._answers(frame))
         return Columns(
             key,
             ts,
@@ -178,6 +195,33 @@ class Feed:
         yield np.array([_FEEDS.get(source, 2) for source in of], np.int64)
         yield np.array(does, np.int64)
         yield np.array(reasons, np.int64)
+
+    def _answers(self, frame: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+        """The rest of ``AccountColumns``; of a trade's id and of a liquidity the words."""
+        fills = frame["kind"] == "fill"
+        ids = frame.select(pl.when(fills).then("venue_id")).to_series()
+        texts = frame["liquidity"].unique().drop_nulls().to_list()
+        self.texts |= {word(text): text for text in texts}
+        yield _integers(frame["kind"].replace_strict(_ANSWERS, return_dtype=pl.Int64))
+        yield _integers(frame["n"])
+        yield _words(ids)
+        for name in ("px", "qty", "fee"):
+            yield _integers(frame[name])
+        yield _words(frame["liquidity"])
+        reason = pl.col("reason")
+        told = (
+            pl.when(reason == QUERIED).then(ASKED_FOR)
+            .when(reason == ADOPTED).then(TAKEN_OVER)
+            .when(reason.str.starts_with("23")).then(OVER_LIMITS)
+        )  # fmt: skip
+        yield _integers(frame.select(told.cast(pl.Int64)).to_series())
+        yield _integers(frame["quota_left"])
+
+
+def _words(series: pl.Series) -> NDArray[np.int64]:
+    """Texts as words, an absent one as ``NULL_WORD``."""
+    words = {text: word(text) for text in series.unique().drop_nulls().to_list()}
+    return np.array([words.get(text, NULL_WORD) for text in series.to_list()], np.int64)
 
 
 def _integers(series: pl.Series) -> NDArray[np.int64]:

@@ -49,7 +49,13 @@ class Told(NamedTuple):
 
 
 def told(
-    settings: Settings, manifest: Manifest, *, traced: bool, most_rows: int, bounds: bool
+    settings: Settings,
+    manifest: Manifest,
+    *,
+    traced: bool,
+    most_rows: int,
+    bounds: bool,
+    recorded: bool,
 ) -> Told:
     """Spell out settings for a recording; those that are not done have been refused before."""
     built = parameters_of(settings, manifest)
@@ -89,7 +95,7 @@ def told(
         "widening": g.widening,
         **_risk(built),
         **_ladder(built),
-        **_sink(settings),
+        **_sink(settings, recorded),
         **_venue(settings, built),
         "shadows": SHADOWS if bounds else 0,
     }
@@ -150,7 +156,7 @@ def _ladder(built: Parameters) -> dict[str, Any]:
     }
 
 
-def _sink(settings: Settings) -> dict[str, Any]:
+def _sink(settings: Settings, recorded: bool) -> dict[str, Any]:
     expire = settings.strategy.expire_time_secs
     in_flight_ns = round(settings.orders.in_flight_timeout_secs * _NS)
     latency = latency_of(settings)
@@ -162,7 +168,8 @@ def _sink(settings: Settings) -> dict[str, Any]:
         "stop_ns": round(settings.orders.stop_timeout_secs * _NS),
         "max_batch": _BATCH,
         "in_flight_ns": in_flight_ns,
-        "asks": longest_ns >= min(in_flight_ns, LONGEST_WAIT_NS),
+        "recorded": recorded,
+        "asks": recorded or longest_ns >= min(in_flight_ns, LONGEST_WAIT_NS),
     }
 
 

@@ -19,7 +19,8 @@ from marblemaker.compiled.told import FILL_MODELS
 from marblemaker.trace import ORDER_UPDATES_SCHEMA, Trace
 from sinks.fills import FillModel
 from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal, Ledger
-from streams.events import SIDE_NAMES
+from sinks.orders import REMEMBERED
+from streams.events import SIDE_NAMES, OrderUpdate
 from streams.recording import (
     ACCOUNT_SCHEMA,
 )
@@ -74,13 +75,20 @@ class Output:
         """What the latest priced decision was centred on, quote currency."""
         self.ledgers: dict[FillModel, Ledger] = {model: Ledger() for model in _MODELS.values()}
         """Of the fill models that are evaluated beside the one that was asked for."""
-        self.learn(texts)
+        self.learn(texts.by_word)
 
-    def learn(self, texts: Texts) -> None:
+    def learn(self, texts: Mapping[int, str]) -> None:
         """Know the texts of words, before any of them is put out."""
-        self._texts.update(texts.by_word)
+        self._texts.update(texts)
         if self._trace is not None:
-            self._trace.learn({word % 2**64: text for word, text in texts.by_word.items()})
+            self._trace.learn({word % 2**64: text for word, text in texts.items()})
+
+    def answers(self, rows: pl.DataFrame) -> None:
+        """Write the venue's answers that were inputs."""
+        self._append(account=rows)
+
+    def _append(self, **tables: pl.DataFrame) -> None:
+        self._journal.append(**{**_NOTHING, **tables})
 
     def take(self, w: World, *, last: bool) -> Callable[[], None]:
         """Take the rows that the loop has put out, and make room for more.
@@ -132,9 +140,14 @@ class Output:
         fills, account, ended = (self._cut(w, name) for name in ("fill", "account", "order"))
         bounds = self._cut(w, "bound")
         working = w["orders"][: w["state"][0]["working"]].copy()
+        # Orders from this number on may still change: they work, or a late fill may come.
+        created = int(w["state"][0]["created"])
+        changing = int(working[0]["n"]) if len(working) else created + 1
+        if w["parameters"][0]["recorded"]:
+            changing = min(changing, created - REMEMBERED + 1)
         if last:
+            changing = created + 1
             ended = np.concatenate([ended, working[list(ended.dtype.names or ())]])
-            working = working[:0]
 
         def write() -> None:
             if self._trace is not None:
@@ -152,18 +165,29 @@ class Output:
                 self.fair_value = anchors[-1]
             for model, side, px, qty, fee, liquidity in bounds.tolist():
                 self.ledgers[_MODELS[model]].take(side, px, qty, fee, self._texts[liquidity])
-            oldest = int(working[0]["n"]) if len(working) else None
-            self._journal.append(
+            self._append(
                 decisions=decided,
-                orders=self._final_orders(ended, oldest),
-                fills=self._frame(fills, FILLS_SCHEMA, {"side": _SIDES}),
+                orders=self._final_orders(ended, changing),
+                fills=self._fills(fills),
                 account=self._account(account),
             )
 
         return write
 
-    def _final_orders(self, rows: NDArray[Any], oldest: int | None) -> pl.DataFrame:
-        """Orders that have ended, by number; those after the ``oldest`` that works must wait."""
+    def _fills(self, rows: NDArray[Any]) -> pl.DataFrame:
+        """Fills as columns; what comes before a position that was taken over is booked first."""
+        start = 0
+        for at in np.flatnonzero(rows["n"] == 0).tolist():
+            self._append(fills=self._fills(rows[start:at]))
+            _, ts, side, px, qty, _, _ = rows[at].item()
+            self._journal.ledger.adopt(
+                OrderUpdate(ts=ts, n=0, side=side, state="filled", leaves=0, filled=qty, fill_px=px)
+            )
+            start = at + 1
+        return self._frame(rows[start:], FILLS_SCHEMA, {"side": _SIDES})
+
+    def _final_orders(self, rows: NDArray[Any], changing: int) -> pl.DataFrame:
+        """Orders that have ended, by number, before the first that is still ``changing``."""
         ended = pl.DataFrame(
             {
                 "n": rows["n"],
@@ -178,10 +202,10 @@ class Output:
             },
             ORDERS_SCHEMA,
         )
-        every = pl.concat([self._ended, ended]).sort("n")
-        final = every.height
-        if oldest is not None:
-            final = int(every["n"].search_sorted(oldest, side="left"))
+        every = pl.concat([self._ended, ended]).sort("n", maintain_order=True)
+        # One that got a late fill is there again, as it is now.
+        every = every.filter(every["n"] != every["n"].shift(-1, fill_value=0))
+        final = int(every["n"].search_sorted(changing, side="left"))
         self._ended = every.slice(final)
         return every.slice(0, final)
 
@@ -212,6 +236,12 @@ class Output:
         return pl.DataFrame(columns)
 
 
+_NOTHING: Final = {
+    "decisions": pl.DataFrame(schema=DECISIONS_SCHEMA),
+    "orders": pl.DataFrame(schema=ORDERS_SCHEMA),
+    "fills": pl.DataFrame(schema=FILLS_SCHEMA),
+    "account": pl.DataFrame(schema=ACCOUNT_SCHEMA),
+}
 _SIDES: Final = dict(SIDE_NAMES)
 _MODELS: Final = {number: model for model, number in FILL_MODELS.items()}
 _TYPES: Final = {0: "LIMIT", 1: "MARKET"}

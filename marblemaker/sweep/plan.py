@@ -282,7 +282,7 @@ class _Judge(NamedTuple):
     def _is_left(self, settings: Settings) -> bool:
         if self.engine == "rx":
             return False
-        asked = Asked([], settings, recorded=False, strict=False)
+        asked = Asked([], settings, strict=False)
         if self.fallback:
             return bool(not_done(asked))
         refuse_what_is_not_done(asked)

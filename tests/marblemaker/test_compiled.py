@@ -39,6 +39,7 @@ from tests.sessions import (
     random_strategy,
     random_trades,
     settings,
+    told_wrongly,
     write_recording,
 )
 
@@ -358,6 +359,72 @@ def test_recordings_with_numbers_are_merged_by_them(tmp_path: Path) -> None:
     assert differences(rx, compiled) == []
 
 
+# ---------------------------------------------------------------- recorded answers
+
+
+@pytest.mark.parametrize("preset", ["composite", "tutorial"])
+def test_a_run_replays_from_its_own_answers(tmp_path: Path, preset: str) -> None:
+    feeds = close_feeds(5)
+    source = write_recording(
+        tmp_path / "source", feeds, {"trades": random_trades(5, feeds["target"])}
+    )
+    chosen = settings(
+        strategy={**CLOSE["strategy"], "preset": preset, "flatten_on_stop": True},
+        guards=CLOSE["guards"], venue={"latency": 30.0, "tier": "premium"},
+    )  # fmt: skip
+    engine.replay_compiled(source, chosen, tmp_path / "run")
+
+    rx, compiled = both(tmp_path / "run", chosen, tmp_path, batch_rows=70, bounds=True)
+
+    assert differences(rx, compiled) == []
+    # Only what the summary says of the venue is different.
+    digests = [
+        json.loads((folder / "summary.json").read_text())["digest"]
+        for folder in (tmp_path / "run", compiled)
+    ]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("seed", range(EXAMPLES))
+def test_both_engines_agree_on_answers_that_come_late_twice_wrong_or_not_at_all(
+    seed: int, tmp_path: Path
+) -> None:
+    source, feeds = random.Random(seed), close_feeds(seed)
+    of = source.choice
+    plain = write_recording(
+        tmp_path / "source", feeds, {"trades": random_trades(seed, feeds["target"])}
+    )
+    sections = {
+        "strategy": {
+            **CLOSE["strategy"], "max_position": of(("0.1", "0.3", "1")),
+            "preset": ("composite", "tutorial", "fair_value", "ladder")[seed % 4],
+            "flatten_on_stop": of((True, False)), "on_cancel_resubmit": of((True, False)),
+            "expire_time_secs": of(("off", 0.5)),
+        },
+        "guards": CLOSE["guards"],
+        "orders": {
+            "replace": ("modify", "cancel_create", "modify", "modify", "keep")[seed % 5],
+            "in_flight_timeout_secs": of((0.1, 0.3, 5.0)),
+            "stop_timeout_secs": of((0.05, 1.0, 10.0)),
+        },
+        "venue": {"latency": of((0.0, "80ms")), "fill_model": "touch"},
+    }  # fmt: skip
+    if sections["strategy"]["preset"] == "ladder":
+        sections["strategy"] |= {
+            "inventory_skew_factor": 0.5, "order_size": "0.05", "max_inventory": "0.3",
+            "tick_size": 1, "num_levels": 3, "base_spread_ticks": 4, "signal_skew_factor": 0.0,
+        }  # fmt: skip
+    chosen = settings(**sections)
+    engine.replay_compiled(plain, chosen, tmp_path / "run", trace=False)
+    recording = told_wrongly(
+        tmp_path / "run", tmp_path / "recording", rate=(0.01, 0.05, 0.3)[seed % 3], seed=seed
+    )
+
+    rx, compiled = both(recording, chosen, tmp_path, batch_rows=150)
+
+    assert differences(rx, compiled) == []
+
+
 # ---------------------------------------------------------------- the kill file
 
 
@@ -453,7 +520,7 @@ def test_a_kill_file_that_comes_and_goes_becomes_inputs_that_replay(tmp_path: Pa
 def _asked(**changes: Any) -> Asked:
     chosen = changes.pop("settings", settings())
     recordings = [Recording.open(BUNDLED)] * changes.pop("recordings", 1)
-    options = {"recorded": False, "strict": False} | changes
+    options = {"strict": False} | changes
     return Asked(recordings, chosen, **options)
 
 
@@ -462,7 +529,6 @@ def _asked(**changes: Any) -> Asked:
     [
         (_asked(recordings=2), "several recordings as one session"),
         (_asked(strict=True), "--strict"),
-        (_asked(recorded=True), "recorded answers of a venue (--venue recorded)"),
         (_asked(settings=settings(signal={"others": ["QQQ.EQUS"]})),
          "several signals (signal.others)"),
         (_asked(settings=settings(strategy={"anchor_without_own": True})),

@@ -66,8 +66,9 @@ class _Loop(_Run):
     def __init__(self, recording: Path, settings: Settings, folder: Path) -> None:
         opened = Recording.open(recording)
         super().__init__(
-            opened, settings, folder, batch_rows=BATCH_ROWS, trace=False, bounds=False, inputs=False
-        )
+            opened, settings, folder, batch_rows=BATCH_ROWS, trace=False, bounds=False,
+            recorded=False, inputs=False,
+        )  # fmt: skip
         self.tally = _Tally()
         self._output: Any = self.tally
 
