@@ -19,7 +19,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -286,9 +285,6 @@ class Rows(Protocol):
 _Told = TypeVar("_Told", Decision, OrderUpdate)
 
 
-_quick_writer: Final = partial(FrameWriter, level=1)
-
-
 class Trace:
     """Takes what the taps tell, and writes it with its digests.
 
@@ -302,7 +298,7 @@ class Trace:
         *,
         signals: int = 1,
         fair_value: bool = False,
-        writer: NewWriter = _quick_writer,
+        writer: NewWriter = FrameWriter,
     ) -> None:
         """Write into ``folder/trace``; ``signals`` is how many there are."""
         warm_up()

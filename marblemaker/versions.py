@@ -8,7 +8,7 @@ from marblemaker import __version__
 
 __all__ = ["versions"]
 
-_PACKAGES = ("msgspec", "numpy", "polars", "reactivex")
+_PACKAGES = ("msgspec", "numpy", "polars", "pyarrow", "reactivex")
 
 
 def versions(*more: str) -> dict[str, str]:

@@ -585,21 +585,15 @@ class FrameWriter:
     a batch.
     """
 
-    def __init__(
-        self, folder: Path, name: str, schema: pl.Schema, *, level: int | None = None
-    ) -> None:
-        """Write ``folder/name.parquet`` at close; segments live in ``folder/.segments``.
-
-        ``level`` is zstd's, lower is quicker; ``None`` for the usual one.
-        """
-        self._level = level
+    def __init__(self, folder: Path, name: str, schema: pl.Schema) -> None:
+        """Write ``folder/name.parquet`` at close; segments live in ``folder/.segments``."""
+        self._parent = folder
         self.path = folder / f"{name}.parquet"
         self.rows = 0
         self._schema = schema
         self._name = name
         self._segments: list[Path] = []
         self._folder = folder / ".segments"
-        self._span: tuple[int | None, int | None] = (None, None)
 
     def append(self, batch: pl.DataFrame) -> None:
         """Add rows; the batch must have the schema's columns in its order."""
@@ -610,27 +604,21 @@ class FrameWriter:
         batch.write_ipc(segment)
         self._segments.append(segment)
         self.rows += batch.height
-        if "ts" in batch.columns:
-            first = self._span[0] if self._span[0] is not None else batch["ts"][0]
-            self._span = (first, batch["ts"][-1])
 
     def close(self) -> FileEntry:
         """Join the segments into the Parquet file and remove them."""
-        frames = (
-            pl.scan_ipc(self._segments) if self._segments else pl.LazyFrame(schema=self._schema)
-        )
-        frames.sink_parquet(
-            self.path,
-            compression="zstd",
-            compression_level=self._level,
-            row_group_size=ROW_GROUP_ROWS,
-            maintain_order=True,
-        )
+        # It needs this module.
+        from streams.row_groups import RowGroupWriter
+
+        whole = RowGroupWriter(self._parent, self._name, self._schema)
+        for segment in self._segments:
+            whole.append(pl.read_ipc(segment))
+        entry = whole.close()
         for segment in self._segments:
             segment.unlink()
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             shutil.rmtree(self._folder)
-        return file_entry(self.path, self.rows, self._span)
+        return entry
 
 
 # ---------------------------------------------------------------- reading

@@ -113,7 +113,7 @@ def test_the_shipped_recording_is_what_its_parameters_give(
     fresh, old = read_manifest(tmp_path), read_manifest(SHIPPED)
     assert fresh.sources == old.sources
     assert fresh.instruments == old.instruments
-    if fresh.versions == old.versions:  # Another Polars may write other bytes for the same quotes.
+    if fresh.versions == old.versions:  # Another PyArrow may write other bytes for the same quotes.
         assert contents(tmp_path) == contents(SHIPPED)
 
 

@@ -391,7 +391,7 @@ def test_answers_that_nobody_asks_for_do_not_make_a_recording_numbered(tmp_path:
         ("trades", lambda f: f.rename({"side": "sid"}), r"unknown column 'sid' \(did you mean"),
         ("trades", lambda f: f.with_columns(pl.col("px") * 1.0), "'px' is Float64, must be Int64"),
         ("trades", lambda f: f.with_columns(side=pl.lit(1.5)), r"'side' is Float64, .*\(text\)"),
-        ("trades", lambda f: f.with_columns(px=None), "column 'px' is Null"),
+        ("trades", lambda f: f.with_columns(px=None), "px = None must not be null"),
         ("status", lambda f: f.drop("source"), "status rows need ts, source, kind"),
         ("account", lambda f: f.drop("reason"), "column 'reason' is missing"),
         ("account", lambda f: f.with_columns(more=1), "unknown column 'more'"),
