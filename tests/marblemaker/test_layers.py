@@ -1,5 +1,7 @@
 """bench_layers(): its builds end in the graph of a replay, and every layer gets a figure."""
 
+import gc
+import sys
 import types
 from typing import Any
 
@@ -71,9 +73,12 @@ def _fail(error: Exception) -> None:
 
 
 def test_every_layer_has_a_figure() -> None:
+    before = gc.get_threshold(), sys.getswitchinterval()
     result, lines = bench_layers(4_000, 1, Console(as_json=True))
 
     assert result["in_memory"] == result["quotes"]
     assert len(lines) == 2 + len(result["ns_per_event"])
     assert {"mid", "basis", "combine_latest", "replay"} <= result["ns_per_event"].keys()
     assert result["events_per_second"]["replay"] > 0
+    # What a run tunes in the interpreter is its own affair.
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before
