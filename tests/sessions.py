@@ -209,7 +209,8 @@ def told_wrongly(run: Path, folder: Path, rate: float, seed: int) -> Path:
             tell(row, wait)
             continue
         if wrong == 3 and row["kind"] != "fill":
-            row["kind"] = source.choice(("cancel_reject", "modify_reject", "ack", "modify"))
+            kinds = ("cancel_reject", "modify_reject", "ack", "modify")
+            row["kind"] = "modify_reject" if row["kind"] == "modify" else source.choice(kinds)
         if wrong == 4:
             tell(row, kind="disconnect", n=None)
             tell(row, wait, kind="connect", n=None)

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
+from msgspec.structs import replace as change
 
 from marblemaker.bundled import BUNDLED
 from marblemaker.cli import main
 from marblemaker.compiled import coverage, engine
 from marblemaker.compiled.coverage import NOT_DONE, Asked
 from marblemaker.replay import replay
-from marblemaker.settings import SettingsError
+from marblemaker.settings import Settings, SettingsError
+from marblemaker.wiring import simulated_venue_of
+from sinks.simulated import SimulatedVenue
+from streams.events import AccountEvent
 from streams.recording import FILES, Recording, RecordingError
 from tests.engines import both, differences
 from tests.sessions import (
@@ -261,6 +265,8 @@ def statuses(draw: st.DrawFn) -> list[dict[str, Any]]:
     status=statuses(),
     seed=st.integers(0, 9),
     bounds=st.booleans(),
+    wrong=st.sampled_from((None, None, 0.0, 0.3)),
+    killed=st.sampled_from((False, False, False, True)),
 )
 def test_both_engines_agree_on_random_sessions_settings_and_faults(
     feeds: dict[str, pl.DataFrame],
@@ -268,13 +274,24 @@ def test_both_engines_agree_on_random_sessions_settings_and_faults(
     status: list[dict[str, Any]],
     seed: int,
     bounds: bool,
+    wrong: float | None,
+    killed: bool,
 ) -> None:
+    """``wrong``: the share of the venue's answers that were recorded wrongly, if any were."""
     trades = random_trades(seed, feeds["target"])
     events = {"status": status, "trades": trades}
     with tempfile.TemporaryDirectory() as folder:
         recording = write_recording(
             Path(folder) / "recording", feeds, {name: rows for name, rows in events.items() if rows}
         )
+
+        if wrong is not None:
+            run = Path(folder) / "run"
+            engine.replay_compiled(recording, settings(**chosen), run, trace=False)
+            recording = told_wrongly(run, Path(folder) / "told", rate=wrong, seed=seed)
+        if killed:
+            (Path(folder) / "kill").write_text("killed before it began")
+            chosen["risk"]["kill_file"] = str(Path(folder) / "kill")
 
         rx, compiled = both(
             recording, settings(**chosen), Path(folder), batch_rows=16, bounds=bounds
@@ -387,7 +404,7 @@ def test_a_run_replays_from_its_own_answers(tmp_path: Path, preset: str) -> None
 
 @pytest.mark.parametrize("seed", range(EXAMPLES))
 def test_both_engines_agree_on_answers_that_come_late_twice_wrong_or_not_at_all(
-    seed: int, tmp_path: Path
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, feeds = random.Random(seed), close_feeds(seed)
     of = source.choice
@@ -415,14 +432,84 @@ def test_both_engines_agree_on_answers_that_come_late_twice_wrong_or_not_at_all(
             "tick_size": 1, "num_levels": 3, "base_spread_ticks": 4, "signal_skew_factor": 0.0,
         }  # fmt: skip
     chosen = settings(**sections)
-    engine.replay_compiled(plain, chosen, tmp_path / "run", trace=False)
-    recording = told_wrongly(
-        tmp_path / "run", tmp_path / "recording", rate=(0.01, 0.05, 0.3)[seed % 3], seed=seed
-    )
+    rate = (0.01, 0.05, 0.3)[seed % 3]
 
-    rx, compiled = both(recording, chosen, tmp_path, batch_rows=150)
+    def venue_of(settings: Settings, answer: Answer, **options: Any) -> SimulatedVenue:
+        return simulated_venue_of(settings, _wrongly(answer, source, rate), **options)
+
+    monkeypatch.setattr("marblemaker.replay.simulated_venue_of", venue_of)
+    # The sink heard all that is wrong, so the recording fits its orders to the end.
+    replay(plain, chosen, tmp_path / "run", trace=False)
+
+    rx, compiled = both(tmp_path / "run", chosen, tmp_path, batch_rows=150)
 
     assert differences(rx, compiled) == []
+    digests = [
+        json.loads((folder / "summary.json").read_text())["digest"]
+        for folder in (tmp_path / "run", compiled)
+    ]
+    assert digests[0] == digests[1]
+
+
+Answer = Callable[[AccountEvent], None]
+
+
+def _wrongly(answer: Answer, source: random.Random, rate: float) -> Answer:
+    """Tell some of a venue's answers late, twice, wrongly or not at all, and some of its own."""
+    late: list[tuple[int, AccountEvent]] = []
+    told = 0
+
+    def tell(event: AccountEvent) -> None:
+        nonlocal told, late
+        told += 1
+        for event_told in _wrong(event) if source.random() < rate else [event]:
+            answer(event_told)
+        due = [held for when, held in late if when <= told]
+        late = [(when, held) for when, held in late if when > told]
+        for held in due:
+            answer(held)
+
+    def later(event: AccountEvent, **changes: Any) -> None:
+        late.append((told + source.choice((1, 2, 7)), change(event, **changes)))
+
+    def _wrong(event: AccountEvent) -> list[AccountEvent]:
+        kind, of = source.randrange(9), source.choice
+        some, px = of((None, 0, 50_000_000, 100_000_000)), of((None, 206_999 * 10**6))
+        about_all = change(event, n=None, venue_id=None, px=None, qty=None, reason=None)
+        reason = of((None, "23000 too many requests", "odd ☕", "queried"))
+        if kind == 0:
+            return []
+        if kind == 1:
+            later(event)
+            return [event, event]
+        if kind == 2:
+            later(event)
+            return []
+        if kind == 3:
+            later(about_all, kind="connect")
+            return [event, change(about_all, kind="disconnect")]
+        if kind == 4:
+            return [event, change(about_all, kind="disconnect"), change(about_all, kind="connect")]
+        if kind == 5:
+            adopted = of((None, "adopted"))
+            return [event, change(about_all, kind="position", qty=some, px=px, reason=adopted)]
+        if kind == 6 and event.kind == "fill":
+            odd = change(event, liquidity="ODD ☕", fee=None, quota_left=some)
+            return [change(odd, qty=of((1, 2)) * (event.qty or 0), venue_id=of((None, "1")))]
+        if kind == 7:
+            later(event, kind="fill", px=207 * SECOND, qty=25_000_000, venue_id="late")
+            return [change(event, quota_left=some)]
+        if event.kind == "cancel":
+            # It rests on, whatever is tried, and then it is gone.
+            for _ in range(of((0, 4))):
+                later(event, kind="cancel_reject", reason=reason)
+            return [change(event, kind="cancel_reject", reason=reason)]
+        if event.kind in ("ack", "modify"):
+            refused = change(event, kind="modify_reject", px=None, qty=None, reason=reason)
+            return [of((refused, change(event, px=px, qty=some, reason=reason)))]
+        return [change(event, reason=reason)]
+
+    return tell
 
 
 # ---------------------------------------------------------------- the kill file
