@@ -33,6 +33,7 @@ from marblemaker.compiled.loop import (
     make_run,
 )
 from marblemaker.compiled.read import AnyColumns, Feed, kills_of
+from marblemaker.compiled.spent import Spent
 from marblemaker.compiled.texts import Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Output
@@ -48,6 +49,7 @@ from marblemaker.replay import (
 )
 from marblemaker.settings import Settings
 from marblemaker.trace import Trace, finish_trace
+from marblemaker.wiring import budget_of
 from sinks.journal import Journal
 from streams.instrument import UNIT
 from streams.recording import (
@@ -162,6 +164,7 @@ class _Run:
         self._trace = Trace(folder, fair_value=fair_value, writer=RowGroupWriter) if trace else None
         paths = recording.paths(recorded=False)
         texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
+        self._spent = Spent(budget_of(settings))
         self._output = Output(self._journal, self._trace, texts)
         asked = told(
             settings, recording.manifest, traced=trace, most_rows=batch_rows, bounds=bounds
@@ -215,6 +218,7 @@ class _Run:
             left_working=left,
             pnl_tick_value=self._pnl_tick_value(),
             bounds=self._bounds_told(),
+            budget=self._spent.summary(self._world[0]),
         )
         summary["markouts"] = markouts(self._folder)
         if self._trace is not None:
@@ -253,6 +257,7 @@ class _Run:
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came in (FULL, DONE):
+                self._spent.take(w)
                 self._outputs.put(self._output.take(w, last=came == DONE))
             if came == DONE:
                 break

@@ -57,7 +57,7 @@ PARAMETERS: Final = _record(
     # the strategy
     "tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
     "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
-    "on_reject_resubmit on_cancel_resubmit only_changes "
+    "on_reject_resubmit on_cancel_resubmit only_changes without_own "
     # the ladder
     "ladder tick base_spread_ticks max_inventory num_levels least_edge reach "
     # risk; -1: no such limit
@@ -68,11 +68,14 @@ PARAMETERS: Final = _record(
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     "live_in_account live_in_market shadows "
+    # budgets; -1: no such limit. ``paced``: the graph keeps to them, not only the venue
+    "has_budget paced per_minute volume_quota quota_per max_quota horizon_ns "
     # whether the operators' outputs are wanted, and all that reach requote
     "traced states_traced "
     # how many rows of output lead back to who called
     "most_rows",
     "scale half_spread_bps inventory_skew_factor signal_skew_factor threshold basis_bps set_price "
+    "threshold_bps "
     "widening",
 )  # fmt: skip
 """What a run is told once; see ``marblemaker.compiled.told``."""
@@ -121,6 +124,8 @@ STATE: Final = _record(
     "mark opened edge pnl_at_open "
     # inventory, as told
     "net buys sells told rejects resets cash cash_rest fees "
+    # the target's book without us
+    "own others_bid others_ask "
     # requote
     "quoted seen_resets has_target unmoved refused_by refused_reason refused_seq "
     # throttle
@@ -139,6 +144,18 @@ STATE: Final = _record(
     "last_anchor last_residual last_widening tripped_value tripped_limit",
 )
 """What the loop remembers beside its tables."""
+
+BUDGET: Final = _record(
+    # transactions of the last minute: a ring, whose ends only go up
+    "minute_head minute_tail sent busiest batch "
+    "quota lowest_quota spent earned traded exhausted_ns first_ts last_ts quota_rows "
+    # the venue's account
+    "requests_head requests_tail account_quota unearned unearned_rest next_free_ns"
+)
+"""What is counted of the account's budgets."""
+
+PACE: Final = _record("counted_ns round", "tokens")
+"""What may be spent of the quota now; see ``operators.budget``."""
 
 ORDER: Final = _record(
     "n ts side px qty size state filled ts_last cancel_asked cancels assigned acked "
@@ -160,6 +177,7 @@ COMMAND: Final = _record("kind n side px qty expire_ts due")
 """What is sent to the venue: a create, a cancel or a modify."""
 
 LEVEL: Final = _record("side px qty")
+OWN: Final = _record("n side px leaves")
 LEFT: Final = _record("n leaves")
 
 
@@ -175,6 +193,7 @@ ACCOUNT: Final = _row(
     ("seq", "ts", "kind", "n", "venue_id", "px", "qty", "fee", "liquidity", "reason", "quota_left")
 )
 FILLED_ROW: Final = _row(("n", "ts", "side", "px", "qty", "liquidity", "fee"))
+QUOTA_ROW: Final = _row(("ts", "spent"))
 ORDER_ROW: Final = _row(("n", "ts", "side", "px", "qty", "state", "filled", "ts_last"))
 BOUND_ROW: Final = _row(("model", "side", "px", "qty", "fee", "liquidity"))
 
@@ -195,6 +214,8 @@ _ORDERS: Final = 1_024
 SHADOWS: Final = 2
 """How many fill models there are beside the one that is asked for."""
 _REASONS: Final = 256
+RING: Final = 2**20
+"""Transactions of a minute that are remembered."""
 
 
 def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
@@ -236,6 +257,8 @@ def _world() -> np.dtype[Any]:
         ("rejected", np.int64, _QUEUE),
         # What each order has left, as the graph was told.
         ("left", LEFT, _ORDERS),
+        # Our orders that rest, as the graph was told.
+        ("own", OWN, _ORDERS),
         # The decision in the making, what the throttle holds, and what it let go last.
         ("draft", DECISION, 1),
         ("wanted", DECISION, 1),
@@ -262,6 +285,12 @@ def _world() -> np.dtype[Any]:
         # What the venue said, and changes of our orders, that have not been delivered.
         ("answers", ACCOUNT, _QUEUE),
         ("notices", UPDATE, _QUEUE),
+        ("budget", BUDGET, 1),
+        ("paces", PACE, 2),
+        # Instants of transactions, as the graph counts them, and of requests that were admitted.
+        ("minute", np.int64, RING),
+        ("requests", np.int64, RING),
+        ("quota_out", QUOTA_ROW, few),
         ("wanted_out", DECISION, few),
         ("decision_out", DECISION, few),
         ("update_out", UPDATE, few),
@@ -327,7 +356,7 @@ def new_world(
     s["bid_low"] = s["ask_low"] = -1
     for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
         s[name] = NULL_WORD
-    s["closed_ns"] = NULL_WORD
+    s["closed_ns"] = s["others_bid"] = s["others_ask"] = NULL_WORD
     shadows = w["shadows"]
     shadows["model"] = [model for model in range(SHADOWS + 1) if model != p["fill_model"]]
     shadows["buy_touched"] = shadows["sell_touched"] = NULL_WORD

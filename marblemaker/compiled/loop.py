@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
+from marblemaker.compiled.budget import count_change, start_budget
 from marblemaker.compiled.clock import earliest
 from marblemaker.compiled.decide import (
     kill,
@@ -52,7 +53,8 @@ from marblemaker.compiled.layout import (
     World,
 )
 from marblemaker.compiled.machine import compiled, inlined
-from marblemaker.compiled.pace import let_go
+from marblemaker.compiled.own import know_own, without_own
+from marblemaker.compiled.pace import let_go, look_again
 from marblemaker.compiled.sink import give_up, on_account
 from marblemaker.compiled.venue import advance as advance_venue
 from marblemaker.compiled.venue import matters, on_book, on_trade
@@ -136,6 +138,8 @@ KILL = 3
 def hear(w: World, u: Any) -> None:
     """Fold a change of an order into the inventory, and let risk judge it."""
     p, s = w.parameters[0], w.state[0]
+    if p.without_own:
+        know_own(w, u)
     k = 0
     while k < s.told and w.left[k].n != u.n:
         k += 1
@@ -183,6 +187,11 @@ def tell(w: World) -> None:
             s.update_rows += 1
             if s.update_rows >= min(w.parameters[0].most_rows, FEW):
                 s.full = 1
+        if p.has_budget:
+            count_change(w, u)
+            if p.paced and not s.disposed:
+                # The throttle hears of it before the rest of the graph.
+                look_again(w)
         if not s.disposed:
             hear(w, u)
     s.notices_head = s.notices_tail = 0
@@ -290,6 +299,7 @@ def answer_first(w: World, ts: int) -> None:
 @inlined
 def begin(w: World) -> None:
     """Do what happens on subscription, before the first input."""
+    start_budget(w)
     start_session(w)
     start_risk(w)
     if not w.parameters[0].tutorial:
@@ -514,15 +524,18 @@ def make_run(version: str) -> Callable[..., int]:
             else:
                 s.at_target = j + 1
                 bid, ask = target_bid[j], target_ask[j]
-                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, target_bid_sz[j], target_ask_sz[j]
+                bid_sz, ask_sz = target_bid_sz[j], target_ask_sz[j]
+                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, bid_sz, ask_sz
                 if matters(s, ts):
                     on_book(w)
                     answer_first(w, ts)
                 s.seq += 1
                 target_number[j] = s.seq
+                if p.without_own:
+                    bid, ask, bid_sz, ask_sz = without_own(w, bid, ask, bid_sz, ask_sz)
                 chain(
                     p, gt, ft, vt, opens, TARGET, s.seq, ts, target_event[j],
-                    bid, ask, target_bid_sz[j], target_ask_sz[j], target_flags[j],
+                    bid, ask, bid_sz, ask_sz, target_flags[j],
                 )  # fmt: skip
                 f, g, source = ft, gt, TARGET
             f.since, f.has_spoken = ts, 1

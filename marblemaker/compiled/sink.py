@@ -405,6 +405,7 @@ def apply(w: World, k: int, a: Any) -> None:
     change_leaves(s, order.side, leaves - before)
     u = w.changes[0]
     note_change(u, order, a.ts)
+    u.quota_left = a.quota_left
     if a.kind == t.FILL:
         u.filled, u.fill_px, u.fee = a.qty, a.px, a.fee
     notify(w, u)

@@ -17,7 +17,7 @@ from marblemaker.compiled.layout import (
     TARGET,
 )
 from marblemaker.settings import Settings, SettingsError
-from marblemaker.wiring import latency_of, parameters_of, replace_policy_of
+from marblemaker.wiring import budget_of, latency_of, limits_of, parameters_of, replace_policy_of
 from operators.quoting import Guards, Parameters
 from sinks.fills import FillModel
 from sinks.simulated import TIER_FEES_PPM
@@ -75,6 +75,7 @@ def told(
         "retracts": not tutorial,
         "on_reject_resubmit": tutorial,
         "on_cancel_resubmit": built.on_cancel_resubmit,
+        "without_own": built.anchor_without_own,
         "traced": traced,
         "most_rows": min(most_rows, MOST_ROWS),
         "states_traced": altered and not tutorial,
@@ -82,6 +83,7 @@ def told(
         "half_spread_bps": built.half_spread_bps,
         "inventory_skew_factor": built.inventory_skew_factor,
         "signal_skew_factor": built.signal_skew_factor,
+        "threshold_bps": built.requote_threshold_bps,
         "threshold": built.requote_threshold_bps / 10_000.0,
         "basis_bps": g.max_basis_bps or 0.0,
         "set_price": 0.0 if isinstance(baseline, str) else baseline,
@@ -91,6 +93,7 @@ def told(
         **_sink(settings),
         **_venue(settings, built),
         "shadows": SHADOWS if bounds else 0,
+        **_budget(settings, built),
     }
     for name, value in values.items():
         _check(name, value)
@@ -162,6 +165,7 @@ def _sink(settings: Settings) -> dict[str, Any]:
 
 def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
     latency, fees = latency_of(settings), TIER_FEES_PPM[settings.venue.tier]
+    limits = limits_of(settings)
     return {
         "fill_model": FILL_MODELS[settings.venue.fill_model],
         "maker_ns": latency.maker_ns,
@@ -169,10 +173,31 @@ def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
         "taker_ns": latency.taker_ns,
         "maker_ppm": fees[0],
         "taker_ppm": fees[1],
-        "live_in_account": _or_off(settings.venue.max_orders_per_account),
-        "live_in_market": _or_off(settings.venue.max_orders_per_market),
+        "live_in_account": _or_off(limits.orders_per_account),
+        "live_in_market": _or_off(limits.orders_per_market),
         "min_base": built.instrument.min_base_amount,
         "min_quote": built.instrument.min_quote_amount,
+    }
+
+
+def _budget(settings: Settings, built: Parameters) -> dict[str, Any]:
+    limits = budget_of(settings)
+    if limits is None:
+        return {"per_minute": _OFF, "volume_quota": _OFF}
+    horizon, exact = limits.horizon_ns, 2**53
+    if horizon > exact:
+        raise SettingsError(
+            f"--engine compiled takes a venue.quota_horizon_secs of up to {exact // _NS}, it is "
+            f"{settings.venue.quota_horizon_secs}; use --engine rx"
+        )
+    return {
+        "has_budget": True,
+        "paced": built.budget is not None,
+        "per_minute": _or_off(limits.transactions_per_minute),
+        "volume_quota": _or_off(limits.volume_quota),
+        "quota_per": limits.quota_per,
+        "max_quota": limits.max_quota,
+        "horizon_ns": horizon,
     }
 
 

@@ -27,7 +27,7 @@ from marblemaker.cli import main
 from marblemaker.compiled import coverage, engine
 from marblemaker.compiled.coverage import NOT_DONE, Asked
 from marblemaker.replay import replay
-from marblemaker.settings import SettingsError
+from marblemaker.settings import Settings, SettingsError
 from streams.recording import Recording, RecordingError
 from tests.engines import both, differences
 from tests.sessions import (
@@ -191,6 +191,7 @@ def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
         "on_cancel_resubmit": draw(st.booleans()),
         "flatten_on_stop": draw(st.booleans()),
         "expire_time_secs": draw(of(("off", 1.0))),
+        "anchor_without_own": draw(st.booleans()),
     }
     if strategy["preset"] == "ladder":
         strategy |= {
@@ -295,6 +296,34 @@ def test_both_engines_agree_on_longer_random_sessions(seed: int, tmp_path: Path)
     assert differences(rx, compiled) == []
 
 
+@pytest.mark.parametrize("preset", ["composite", "tutorial", "fair_value"])
+def test_our_own_quotes_are_taken_out_of_the_book_alike(preset: str, tmp_path: Path) -> None:
+    # On ticks as coarse as the spread our quotes are often the best ones, and alone there.
+    tick, walked = 100_000_000, random_feeds(7)
+    walked["target"] = walked["target"].with_columns(
+        pl.col("bid_px") // tick * tick,
+        -(-pl.col("ask_px") // tick) * tick,
+        *(pl.col(name) // 40 for name in ("bid_sz", "ask_sz")),
+    )
+    recording = write_recording(tmp_path / "recording", walked)
+    strategy = {"preset": preset, "half_spread_bps": 5.0, "signal_skew_factor": 0.0}
+
+    def chosen(without_own: bool) -> Settings:
+        return settings(
+            strategy=strategy | {"anchor_without_own": without_own},
+            guards={"max_signal_age_secs": "off", "max_basis_bps": "off", "collar_bps": "off"},
+            session={"calendar": "24/7"},
+            target={"price_decimals": 1},
+        )
+
+    rx, compiled = both(recording, chosen(True), tmp_path, batch_rows=100)
+    engine.replay_compiled(recording, chosen(False), tmp_path / "with")
+
+    assert differences(rx, compiled) == []
+    decisions = [pl.read_parquet(run / "decisions.parquet") for run in (rx, tmp_path / "with")]
+    assert not decisions[0].equals(decisions[1])
+
+
 def test_recordings_with_numbers_are_merged_by_them(tmp_path: Path) -> None:
     walked = random_feeds(5, 200)
     both_ts = np.concatenate([walked[name]["ts"].to_numpy() for name in ("signal", "target")])
@@ -333,8 +362,6 @@ def _asked(**changes: Any) -> Asked:
         (_asked(recorded=True), "recorded answers of a venue (--venue recorded)"),
         (_asked(settings=settings(signal={"others": ["QQQ.EQUS"]})),
          "several signals (signal.others)"),
-        (_asked(settings=settings(strategy={"anchor_without_own": True})),
-         "strategy.anchor_without_own"),
         (_asked(settings=settings(venue={"limits": "tier"})),
          "budgets (venue.limits, transactions_per_minute, volume_quota)"),
         (_asked(settings=settings(venue={"latency": "5s"})),
@@ -365,22 +392,15 @@ def test_only_with_fallback_the_other_engine_does_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recording = write_recording(tmp_path / "recording", random_feeds(1, 50))
-    line = [
-        "replay",
-        str(recording),
-        "--engine",
-        "compiled",
-        "--set",
-        "strategy.anchor_without_own=true",
-    ]
+    line = ["replay", str(recording), "--engine", "compiled", "--strict"]
 
     assert main([*line, "--out", str(tmp_path / "no")]) == 2
-    assert "does not do strategy.anchor_without_own" in capsys.readouterr().err
+    assert "does not do --strict" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
     assert main([*line, "--out", str(tmp_path / "run"), "--fallback"]) == 0
     assert "this is --engine rx" in capsys.readouterr().err
-    replay(recording, settings(strategy={"anchor_without_own": True}), tmp_path / "rx")
+    replay(recording, settings(), tmp_path / "rx")
     assert differences(tmp_path / "rx", tmp_path / "run") == []
 
 
