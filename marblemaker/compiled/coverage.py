@@ -43,7 +43,6 @@ NOT_DONE: Final = (
     NotDone("several recordings as one session", lambda a: len(a.recordings) > 1),
     NotDone("--strict", lambda a: a.strict),
     NotDone("recorded answers of a venue (--venue recorded)", lambda a: a.recorded),
-    NotDone("several signals (signal.others)", lambda a: len(a.settings.signal_instruments) > 1),
     NotDone(
         "budgets (venue.limits, transactions_per_minute, volume_quota)",
         lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",

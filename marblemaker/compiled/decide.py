@@ -12,7 +12,7 @@ from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.budget import factor
 from marblemaker.compiled.clock import edges_before, is_open, next_edge, opened, schedule
-from marblemaker.compiled.feed import latest_of, refusal_words
+from marblemaker.compiled.feed import refusal_words
 from marblemaker.compiled.layout import (
     ALONE,
     ALTERED,
@@ -27,6 +27,7 @@ from marblemaker.compiled.layout import (
     SIGNAL,
     TARGET,
     TRIPPED,
+    WEIGHTED,
     World,
 )
 from marblemaker.compiled.machine import compiled, hot, inlined
@@ -88,7 +89,8 @@ def session_edge(w: World) -> None:
 def on_pair(w: World) -> None:
     """Take the latest of both feeds through the guards on both."""
     p, s = w.parameters[0], w.state[0]
-    i, j = latest_of(w, SIGNAL), latest_of(w, TARGET)
+    i = WEIGHTED if p.others else w.feeds[SIGNAL].latest
+    j = w.feeds[TARGET].latest
     if p.tutorial:
         # Later signals do not make a new state there: this one is kept as it is.
         w.values[ALONE] = w.values[i]

@@ -23,6 +23,7 @@ from marblemaker.compiled.loop import (
     BACKWARDS,
     DONE,
     FULL,
+    MORE_OTHERS,
     MORE_SIGNAL,
     MORE_STATUS,
     MORE_TARGET,
@@ -32,7 +33,7 @@ from marblemaker.compiled.loop import (
     Columns,
     make_run,
 )
-from marblemaker.compiled.read import AnyColumns, Feed, kills_of
+from marblemaker.compiled.read import AnyColumns, Feed, Others, kills_of
 from marblemaker.compiled.spent import Spent
 from marblemaker.compiled.texts import Texts
 from marblemaker.compiled.told import told
@@ -53,6 +54,7 @@ from marblemaker.wiring import budget_of
 from sinks.journal import Journal
 from streams.instrument import UNIT
 from streams.recording import (
+    SIGNALS,
     FileEntry,
     Recording,
     RecordingError,
@@ -161,11 +163,15 @@ class _Run:
             )
         self._journal = Journal(folder, writer=RowGroupWriter)
         fair_value = settings.strategy.preset == "fair_value"
-        self._trace = Trace(folder, fair_value=fair_value, writer=RowGroupWriter) if trace else None
+        self._trace = None
+        if trace:
+            self._trace = Trace(
+                folder, signals=recording.signals, fair_value=fair_value, writer=RowGroupWriter
+            )
         paths = recording.paths(recorded=False)
         texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
         self._spent = Spent(budget_of(settings))
-        self._output = Output(self._journal, self._trace, texts)
+        self._output = Output(self._journal, self._trace, texts, recording.signals)
         asked = told(
             settings, recording.manifest, traced=trace, most_rows=batch_rows, bounds=bounds
         )
@@ -180,8 +186,9 @@ class _Run:
                 name, paths.get(name), target if name in ("target", "trades") else None,
                 texts.kills, by_seq=self._by_seq, batch_rows=batch_rows, ahead=self._reader,
             )
-            for name in MERGED
+            for name in (*MERGED, *SIGNALS[1 : recording.signals])
         }  # fmt: skip
+        self._others = Others(self._world[0], recording.signals - 1, batch_rows)
         self._writers = {name: RowGroupWriter(folder, name, schema_of(name)) for name in paths}
         self._mark: int | None = None
         # The loop needs no lock of Python's: what it has put out is written beside it, inputs and
@@ -249,11 +256,11 @@ class _Run:
         run, w = compiled_run(), self._world[0]
         total = self._recording.rows
         s = w["state"][0]
-        for name, feed in self._feeds.items():
-            s[f"more_{name}"] = feed.read()
+        for feed in self._feeds.values():
+            self._read(feed)
         while True:
-            columns = [feed.columns for feed in self._feeds.values()]
-            came = run(self._world, *columns, self._by_seq)
+            columns = [self._feeds[name].columns for name in MERGED]
+            came = run(self._world, *columns, self._others.columns, self._by_seq)
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came in (FULL, DONE):
@@ -262,7 +269,8 @@ class _Run:
             if came == DONE:
                 break
             if came != FULL:
-                self._refill(self._feeds[_MORE[came]])
+                name = SIGNALS[came - MORE_OTHERS + 1] if came >= MORE_OTHERS else _MORE[came]
+                self._refill(self._feeds[name])
                 if progress is not None:
                     done = sum(feed.rows for feed in self._feeds.values())
                     progress(done, total, int(s["now"]))
@@ -274,14 +282,24 @@ class _Run:
     def _refill(self, feed: Feed) -> None:
         """Write what the loop has gone through, and read on."""
         self._write_inputs(feed)
-        s = self._world[0]["state"][0]
-        s[f"more_{feed.name}"] = feed.read()
-        if s[f"more_{feed.name}"]:
+        self._read(feed)
+
+    def _read(self, feed: Feed) -> None:
+        """Give the loop a feed's next rows, or tell it that there are none."""
+        s, more = self._world[0]["state"][0], feed.read()
+        if feed.name not in MERGED:
+            self._others.take(SIGNALS.index(feed.name) - 1, feed.columns if more else None)
+            return
+        s[f"more_{feed.name}"] = more
+        if more:
             s[f"at_{feed.name}"] = 0
 
     def _write_inputs(self, feed: Feed) -> None:
         """Write a batch of a feed as it was delivered, with its sequence numbers."""
         frame, columns = feed.frame, feed.columns
+        if feed.name not in MERGED:
+            numbers = self._others.numbers(SIGNALS.index(feed.name) - 1)
+            columns = columns._replace(number=numbers)
         feed.frame = None
         if frame is not None:
             self._inputs.put(lambda: self._write_rows(feed.name, frame, columns))

@@ -7,6 +7,7 @@ a blank one, so that no arithmetic ever touches it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from marblemaker.compiled.texts import EMPTY, NULL_WORD, SOURCES, Texts
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
+from streams.pump import MAX_SIGNALS
 
 __all__ = ["DECISION", "WORLD", "World", "new_world"]
 
@@ -26,26 +28,32 @@ World = Any
 NEVER: Final = 2**63 - 1
 
 # Timers of the graph and the sink: each has one at a time.
+# The ages' are as many as there may be feeds, and in their order.
 AGE_SIGNAL: Final = 0
 AGE_TARGET: Final = 1
-SESSION_EDGE: Final = 2
-SESSION_ANEW: Final = 3
-RISK_OVER: Final = 4
-THROTTLE_OVER: Final = 5
-GIVE_UP: Final = 6
-TIMERS: Final = 7
+SESSION_EDGE: Final = 8
+SESSION_ANEW: Final = 9
+RISK_OVER: Final = 10
+THROTTLE_OVER: Final = 11
+GIVE_UP: Final = 12
+TIMERS: Final = 13
 
-# Values that states are made of, by their place in ``World.values``.
+# The feeds, and the values that states are made of, by their place in ``World.values``.
 SIGNAL: Final = 0
 TARGET: Final = 1
-SIGNAL_AGED: Final = 2
-TARGET_AGED: Final = 3
-ALONE: Final = 4
-CLOSED: Final = 5
-ALTERED: Final = 6
-TRIPPED: Final = 7
-KILLED: Final = 8
-VALUES: Final = 9
+OTHERS: Final = 2
+"""The second signal; the third is the next, and so on."""
+FEEDS: Final = 8
+SIGNAL_AGED: Final = 8
+"""Age's refusal of a feed is this plus the feed."""
+ALONE: Final = 16
+CLOSED: Final = 17
+ALTERED: Final = 18
+TRIPPED: Final = 19
+KILLED: Final = 20
+WEIGHTED: Final = 21
+"""What several signals make together."""
+VALUES: Final = 22
 
 
 def _record(integers: str, doubles: str = "") -> np.dtype[Any]:
@@ -54,8 +62,8 @@ def _record(integers: str, doubles: str = "") -> np.dtype[Any]:
 
 
 PARAMETERS: Final = _record(
-    # the strategy
-    "tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
+    # the strategy; ``others``: how many further signals there are
+    "others tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
     "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
     "on_reject_resubmit on_cancel_resubmit only_changes without_own "
     # the ladder
@@ -97,7 +105,7 @@ FEED: Final = _record(
     "following last_ts "
     # age
     "has_spoken since heard refused waiting "
-    # which of the values is the latest: the chain's, or the refusal of age
+    # which of the values is the latest: the chain's, or the refusal of age (by its place)
     "latest",
     "accepted candidate before first average last_mid",
 )
@@ -144,6 +152,9 @@ STATE: Final = _record(
     "last_anchor last_residual last_widening tripped_value tripped_limit",
 )
 """What the loop remembers beside its tables."""
+
+AHEAD: Final = _record("at stop more")
+"""How far the batch of a further signal is gone through, and whether more may be read."""
 
 BUDGET: Final = _record(
     # transactions of the last minute: a ring, whose ends only go up
@@ -218,13 +229,14 @@ RING: Final = 2**20
 """Transactions of a minute that are remembered."""
 
 
-def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
+def _lines(name: str, shape: tuple[int, ...]) -> list[tuple[str, Any, int]]:
     """A table of words, a line a field, and the same memory as doubles, and how many fields."""
-    size = 8 * lines * rows
+    *tables, _, rows = shape
+    widths = (*tables, rows)
     return [
-        (name, (np.int64, (lines, rows)), 0),
-        (f"{name}_doubles", (np.float64, (lines, rows)), size),
-        (f"{name}_widths", (np.int64, (rows,)), 8 * rows),
+        (name, (np.int64, shape), 0),
+        (f"{name}_doubles", (np.float64, shape), 8 * math.prod(shape)),
+        (f"{name}_widths", (np.int64, widths), 8 * math.prod(widths)),
     ]
 
 
@@ -238,7 +250,7 @@ def _world() -> np.dtype[Any]:
 
     for name, kind, rows in (
         ("parameters", PARAMETERS, 1),
-        ("feed_parameters", FEED_PARAMETERS, 2),
+        ("feed_parameters", FEED_PARAMETERS, FEEDS),
         # Opens and closes of the signal's market, then NEVER.
         ("edges", np.int64, SESSIONS),
         # Opens at which the session baseline starts anew, then NEVER.
@@ -248,7 +260,12 @@ def _world() -> np.dtype[Any]:
         ("decided_words", (np.int64, (len(SOURCES),)), _REASONS),
         ("blank", DECISION, 1),
         ("state", STATE, 1),
-        ("feeds", FEED, 2),
+        ("feeds", FEED, FEEDS),
+        # Of further signals, and the weights and latest residuals of all.
+        ("ahead", AHEAD, MAX_SIGNALS - 1),
+        ("weights", np.float64, MAX_SIGNALS),
+        ("residuals", np.float64, MAX_SIGNALS),
+        ("other_rows", np.int64, MAX_SIGNALS),
         ("values", VALUE, VALUES),
         # When each timer is due (NEVER: it is not out), and when it was set, counted.
         ("due", np.int64, TIMERS),
@@ -308,8 +325,10 @@ def _world() -> np.dtype[Any]:
         else:
             add(name, kind, rows)
     for name in ("signal_out", "target_out"):
-        tables += _lines(name, FEED_LINES, MOST_ROWS + SPARE)
-    tables += _lines("state_out", STATE_LINES, FEW + SPARE)
+        tables += _lines(name, (FEED_LINES, MOST_ROWS + SPARE))
+    # Of the further signals, and last of what all of them make together.
+    tables += _lines("others_out", (MAX_SIGNALS, FEED_LINES, MOST_ROWS + SPARE))
+    tables += _lines("state_out", (STATE_LINES, FEW + SPARE))
     names, kinds, offsets, at = [], [], [], 0
     for name, kind, size in tables:
         names.append(name)
@@ -328,6 +347,7 @@ def new_world(
     feed_parameters: Records,
     edges: NDArray[np.int64],
     opens: NDArray[np.int64],
+    weights: NDArray[np.float64],
     texts: Texts,
     *,
     first_ts: int,
@@ -340,6 +360,7 @@ def new_world(
     for name, instants in (("edges", edges), ("opens", opens)):
         w[name] = NEVER
         w[name][: len(instants)] = instants
+    w["weights"][: len(weights)] = weights
     w["source_words"] = texts.source_words
     w["reason_words"][: len(texts.reason_words)] = texts.reason_words
     w["decided_words"][:, : len(texts.reason_words)] = texts.decided_words
@@ -364,19 +385,20 @@ def new_world(
     s["kill_signal"], s["kill_target"] = SIGNAL, TARGET
     values = w["values"]
     values["widening"] = 1.0
-    for place in (SIGNAL, TARGET):
-        values[place]["is_refusal"], values[place]["by"] = 1, place
+    for place in (*range(FEEDS), WEIGHTED):
+        values[place]["is_refusal"] = 1
+        values[place]["by"] = TARGET if place == TARGET else SIGNAL
         for name in ("bid_px", "ask_px", "bid_sz", "ask_sz"):
             values[place][name] = NULL_WORD
     if p["tutorial"]:
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
         values[SIGNAL]["is_refusal"] = 0
     feeds = w["feeds"]
-    feeds["latest"] = (SIGNAL, TARGET)
+    feeds["latest"] = range(FEEDS)
     feeds["average"] = feeds["last_mid"] = feeds["first"] = np.nan
     if p["baseline"] == 0:
         # A baseline that was set is what the first mid is judged against for a split.
-        feeds[SIGNAL]["before"] = p["set_price"]
+        feeds["before"] = p["set_price"]
     return world
 
 

@@ -16,6 +16,7 @@ from operators import (
     skew,
     throttle,
     tick_ladder,
+    weighted,
     without_own,
 )
 from operators.guards import age, basis, collar, event_time, frozen, risk, split
@@ -46,6 +47,7 @@ half_spread = compiled(ladder.half_spread)
 bid_price = compiled(ladder.bid_price)
 ask_price = compiled(ladder.ask_price)
 moved = compiled(requote.moved)
+weighted_sum = compiled(weighted.weighted_sum)
 others_size = compiled(without_own.others_size)
 widened_bps = compiled(requote.widened_bps)
 widening = compiled(budget.widening)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from marblemaker.calendar import opens_ns
 from marblemaker.compiled.layout import (
     FEED_PARAMETERS,
+    FEEDS,
     MOST_ROWS,
+    OTHERS,
     PARAMETERS,
     SHADOWS,
     SIGNAL,
@@ -39,12 +41,13 @@ _MOST: Final = 2**61
 
 
 class Told(NamedTuple):
-    """Parameters of the run, of both feeds, and the instants that sessions open and close."""
+    """Parameters of the run and its feeds, when sessions open and close, the signals' weights."""
 
     parameters: NDArray[Any]
     feeds: NDArray[Any]
     edges: NDArray[np.int64]
     opens: NDArray[np.int64]
+    weights: NDArray[np.float64]
 
 
 def told(
@@ -58,6 +61,7 @@ def told(
     altered = built.preset == "fair_value" or (schedule is not None and g.outside != "withdraw")
     baseline = settings.strategy.signal_baseline
     values: dict[str, Any] = {
+        "others": len(built.baselines) - 1,
         "tutorial": tutorial,
         "fair_value": built.preset == "fair_value",
         "tick_size": built.instrument.tick_size,
@@ -105,6 +109,7 @@ def told(
         feeds=_feeds(g),
         edges=np.array([] if schedule is None else schedule.edges, np.int64),
         opens=np.array(opens_ns(*span) if session else [], np.int64),
+        weights=np.array(built.weights),
     )
 
 
@@ -208,7 +213,7 @@ def _feeds(g: Guards) -> NDArray[Any]:
         "max_ahead_ns", "max_signal_behind_ns", "max_target_behind_ns",
     ):  # fmt: skip
         _check(name, getattr(g, name))
-    feeds = np.zeros(2, FEED_PARAMETERS)
+    feeds = np.zeros(FEEDS, FEED_PARAMETERS)
     for source, behind, age in (
         (SIGNAL, g.max_signal_behind_ns, g.max_signal_age_ns),
         (TARGET, g.max_target_behind_ns, g.max_target_age_ns),
@@ -233,4 +238,5 @@ def _feeds(g: Guards) -> NDArray[Any]:
         f["scheduled"] = g.schedule is not None
         if g.max_signal_age_outside_ns is not None:
             f["outside_ns"] = g.max_signal_age_outside_ns
+    feeds[OTHERS:] = f
     return feeds
