@@ -63,8 +63,8 @@ def _record(integers: str, doubles: str = "") -> np.dtype[Any]:
 
 PARAMETERS: Final = _record(
     # the strategy; ``others``: how many further signals there are
-    "others tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
-    "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
+    "others tutorial fair_value tick_size lot_size trade_size max_position count_working "
+    "stay_passive baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
     "on_reject_resubmit on_cancel_resubmit only_changes without_own "
     # the ladder
     "ladder tick base_spread_ticks max_inventory num_levels least_edge reach "

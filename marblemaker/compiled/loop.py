@@ -68,8 +68,8 @@ from streams.pump import TARGET as TARGET_KIND
 from streams.pump import TRADE as TRADE_KIND
 
 __all__ = [
-    "DONE", "FULL", "MORE_OTHERS", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES", "TROUBLE",
-    "Columns", "StatusColumns", "TradeColumns", "make_run",
+    "DONE", "FULL", "MORE_OTHERS", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES",
+    "TROUBLE", "Columns", "StatusColumns", "TradeColumns", "make_run",
 ]  # fmt: skip
 
 NULL = t.NULL_WORD
@@ -373,9 +373,6 @@ def take_one_of_several(
     p, s = w.parameters[0], w.state[0]
     source = signal_at(k)
     f, g = w.feeds[source], w.feed_parameters[source]
-    if g.age:
-        for i in range(k):
-            heard(w, signal_at(i))
     chain(
         p, g, f, w.values[source], w.opens, SIGNAL, s.seq, ts, ts_event, bid, ask, bid_sz, ask_sz,
         flags,
@@ -383,8 +380,10 @@ def take_one_of_several(
     f.since, f.has_spoken = ts, 1
     hand_in(w, source)
     if g.age:
-        for i in range(k + 1, p.others + 1):
-            heard(w, signal_at(i))
+        # They have subscribed to one another when all of the graph was in place.
+        for i in range(p.others + 1):
+            if i != k:
+                heard(w, signal_at(i))
     if s.notices_tail or s.answers_tail:
         settle(w)
 
@@ -573,7 +572,8 @@ def make_run(version: str) -> Callable[..., int]:
             else:
                 ts = 0
             if others is not None:
-                if SIGNAL_KIND < kind < TRADE_KIND:
+                is_other = SIGNAL_KIND < kind < TRADE_KIND
+                if is_other:
                     k = kind - SIGNAL_KIND - 1
                     ts = others_ts[k, w.ahead[k].at]
             if by_seq and ts < s.before_ts:
@@ -585,7 +585,7 @@ def make_run(version: str) -> Callable[..., int]:
             count_tie(s, by_seq, ts, kind)
             s.now = ts
             if others is not None:
-                if SIGNAL_KIND < kind < TRADE_KIND:
+                if is_other:
                     k = kind - SIGNAL_KIND - 1
                     at = w.ahead[k].at
                     w.ahead[k].at = at + 1

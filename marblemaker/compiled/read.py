@@ -187,7 +187,7 @@ class Others:
         if columns is not None:
             ahead["at"], ahead["stop"] = 0, len(columns.key)
             for line, column in zip(self._lines, columns, strict=True):
-                line[k, : len(column)] = column
+                line[k, : ahead["stop"]] = column
 
     def numbers(self, k: int) -> NDArray[np.int64]:
         """Sequence numbers of the batch that a signal has gone through."""
