@@ -23,7 +23,7 @@ from streams.clock import NEVER, Clock
 from streams.events import BUY, SELL, AccountEvent, Decision, OrderUpdate
 from streams.instrument import may_buy, may_sell
 
-__all__ = ["OrderSink", "ReplacePolicy"]
+__all__ = ["LONGEST_WAIT_NS", "OrderSink", "ReplacePolicy"]
 
 ReplacePolicy = Literal["cancel_create", "modify", "keep", "cancel_all"]
 
@@ -33,7 +33,8 @@ Level: TypeAlias = tuple[int, int, int]
 _SIDES: Final = (BUY, SELL)
 _TRIES: Final = 3
 """How often a refused cancel or closing order is sent again at once."""
-_LONGEST_WAIT_NS: Final = 60 * 10**9
+LONGEST_WAIT_NS: Final = 60 * 10**9
+"""How long the sink waits at most before it asks (again) what became of an order."""
 
 
 class OrderSink(abc.ObserverBase[Decision]):
@@ -363,7 +364,7 @@ class OrderSink(abc.ObserverBase[Decision]):
     def _patience(self, order: Order) -> int:
         """How long to wait before an order is asked for (again): doubling, up to a minute."""
         doublings = min(max(order.queries, order.cancels - _TRIES), 40)
-        return min(self._in_flight_ns << max(doublings, 0), _LONGEST_WAIT_NS)
+        return min(self._in_flight_ns << max(doublings, 0), LONGEST_WAIT_NS)
 
     def _watch(self, ts: int) -> None:
         """Have one timer out while the venue owes an answer, for the first that is due."""

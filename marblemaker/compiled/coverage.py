@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from marblemaker.settings import Settings, SettingsError
-from marblemaker.wiring import budget_of, latency_of
 from streams.recording import Recording
 
 __all__ = ["NOT_DONE", "Asked", "NotDone", "not_done", "refuse_what_is_not_done"]
@@ -32,22 +31,10 @@ class NotDone(NamedTuple):
     asked: Callable[[Asked], bool]
 
 
-def _late(asked: Asked) -> bool:
-    """Answers later than the sink waits for: it would ask the venue what became of its orders."""
-    latency = latency_of(asked.settings)
-    longest = max(latency.maker_ns, latency.cancel_ns, latency.taker_ns)
-    return longest >= round(asked.settings.orders.in_flight_timeout_secs * 10**9)
-
-
 NOT_DONE: Final = (
     NotDone("several recordings as one session", lambda a: len(a.recordings) > 1),
     NotDone("--strict", lambda a: a.strict),
     NotDone("recorded answers of a venue (--venue recorded)", lambda a: a.recorded),
-    NotDone(
-        "budgets (venue.limits, transactions_per_minute, volume_quota)",
-        lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",
-    ),
-    NotDone("venue.latency of orders.in_flight_timeout_secs or longer", _late),
     NotDone("risk.kill_file", lambda a: a.settings.risk.kill_file is not None),
 )
 """In the order in which they are looked for."""

@@ -35,7 +35,7 @@ from marblemaker.compiled.loop import (
 )
 from marblemaker.compiled.read import AnyColumns, Feed, Others, kills_of
 from marblemaker.compiled.spent import Spent
-from marblemaker.compiled.texts import Texts
+from marblemaker.compiled.texts import ANOMALIES, Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Output
 from marblemaker.markouts import markouts
@@ -216,12 +216,7 @@ class _Run:
             recorded=False,
             mark=self._mark,
             ties=int(s["ties"]),
-            anomalies={
-                "cancel_reject for a finished order": int(s["late_cancels"]),
-                "modify_reject for a finished order": int(s["late_moves"]),
-                "position left open: the closing order was refused": int(s["position_left"]),
-                "left working: not confirmed in time": int(s["left_working"]),
-            },
+            anomalies=dict(zip(ANOMALIES, self._world[0]["anomalies"].tolist(), strict=True)),
             left_working=left,
             pnl_tick_value=self._pnl_tick_value(),
             bounds=self._bounds_told(),

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import fields
 from numpy.typing import NDArray
 
-from marblemaker.compiled.texts import EMPTY, NULL_WORD, SOURCES, Texts
+from marblemaker.compiled.texts import ANOMALIES, EMPTY, NULL_WORD, SOURCES, Texts
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
 from streams.pump import MAX_SIGNALS
@@ -36,7 +36,8 @@ SESSION_ANEW: Final = 9
 RISK_OVER: Final = 10
 THROTTLE_OVER: Final = 11
 GIVE_UP: Final = 12
-TIMERS: Final = 13
+LOOK: Final = 13
+TIMERS: Final = 14
 
 # The feeds, and the values that states are made of, by their place in ``World.values``.
 SIGNAL: Final = 0
@@ -72,7 +73,9 @@ PARAMETERS: Final = _record(
     "has_risk risk_position risk_orders risk_rejects risk_notional risk_loss cooldown_ns "
     "risk_scheduled "
     # the order sink
-    "replaces expire_ns flatten stop_ns max_batch "
+    "replaces expire_ns flatten stop_ns max_batch in_flight_ns "
+    # whether the sink may have to ask what became of its orders
+    "asks "
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     "live_in_account live_in_market shadows "
@@ -120,6 +123,7 @@ VALUE: Final = _record(
 STATE: Final = _record(
     # the pump and its clock
     "begun seq now next_due made venue_due disposed stopped full trouble before_ts before_kind "
+    "ending "
     "ties "
     "at_signal at_target at_status at_trades more_signal more_target more_status more_trades "
     "notices_head notices_tail answers_head answers_tail "
@@ -140,12 +144,11 @@ STATE: Final = _record(
     "went went_ns has_sent has_held held_due unreported "
     # the order sink
     "position leaves_buy leaves_sell created working waiting commands moves batches stopping "
-    "finished gave_up flattenings levels_assigned "
+    "finished gave_up flattenings levels_assigned disconnected doubtful look_ts ends seen "
     # the venue
     "bid ask bid_sz ask_sz trades arrived live resting on_the_way next_expiry bid_low bid_high "
     "ask_low ask_high queued bid_ahead ask_ahead buy_touched buy_taken sell_touched sell_taken "
-    # anomalies
-    "late_cancels late_moves position_left left_working "
+    "ended "
     # how many rows of output there are
     "signal_rows target_rows state_rows wanted_rows decision_rows update_rows account_rows "
     "fill_rows order_rows bound_rows",
@@ -170,9 +173,25 @@ PACE: Final = _record("counted_ns round", "tokens")
 
 ORDER: Final = _record(
     "n ts side px qty size state filled ts_last cancel_asked cancels assigned acked "
-    "asked_px asked_qty asked_size modifies_refused"
+    "asked_px asked_qty asked_size modifies_refused level_px level_qty last_seen "
+    # what it takes to ask the venue
+    "queries asked_ts suspect doubtful unanswered stale_answers overdue"
 )
 """An order that works or is in flight, as the order sink sees it."""
+
+PAST: Final = _record(
+    "n ts side px qty state filled ts_last asked_qty cancel_asked last_seen ended"
+)
+"""An order that has ended, as the order sink remembers it; ``ended`` counts ends."""
+
+SEEN: Final = _record("id before")
+"""A trade that was counted, and the one before it of the same order."""
+
+KNOWN: Final = _record("n where first last end ended")
+"""An order as the venue remembers it for queries: its first and last trade, and its end."""
+
+SAID: Final = _record("next px qty fee liquidity")
+"""A fill as the venue said it, and the order's next one."""
 
 RESTING: Final = _record("n side px total filled expire_ts leaves ahead arrived")
 """An order that rests at the venue."""
@@ -183,9 +202,10 @@ SHADOW: Final = _record("model orders buy_touched buy_taken sell_touched sell_ta
 CREATE: Final = 0
 CANCEL: Final = 1
 MODIFY: Final = 2
+QUERY: Final = 3
 
 COMMAND: Final = _record("kind n side px qty expire_ts due")
-"""What is sent to the venue: a create, a cancel or a modify."""
+"""What is sent to the venue: a create, a cancel, a modify or a query."""
 
 LEVEL: Final = _record("side px qty")
 OWN: Final = _record("n side px leaves")
@@ -227,6 +247,10 @@ SHADOWS: Final = 2
 _REASONS: Final = 256
 RING: Final = 2**20
 """Transactions of a minute that are remembered."""
+MEMORY: Final = 2**18
+"""Numbers of orders that are told apart where orders that have ended are remembered."""
+TRADES: Final = 2**17
+"""Trades that are remembered with those orders."""
 
 
 def _lines(name: str, shape: tuple[int, ...]) -> list[tuple[str, Any, int]]:
@@ -296,6 +320,12 @@ def _world() -> np.dtype[Any]:
         # arrival or of the last modify.
         ("on_the_way", COMMAND, _QUEUE),
         ("resting", RESTING, _ORDERS),
+        # What is remembered where the venue may be asked, by number modulo the table's length.
+        ("past", PAST, MEMORY),
+        ("seen", SEEN, TRADES),
+        ("known", KNOWN, MEMORY),
+        ("said", SAID, TRADES),
+        ("anomalies", np.int64, len(ANOMALIES)),
         # The other fill models, if they are asked for; what rests under each, in the same order.
         ("shadows", SHADOW, SHADOWS),
         ("shadowed", RESTING, _ORDERS),
@@ -374,6 +404,7 @@ def new_world(
     s["unjudged"], s["last_widening"], s["refused_by"] = 1, 1.0, -1
     s["bid"] = s["ask"] = NULL_WORD
     s["next_expiry"], s["bid_high"], s["ask_high"] = NEVER, NEVER, NEVER
+    s["look_ts"] = NEVER
     s["bid_low"] = s["ask_low"] = -1
     for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
         s[name] = NULL_WORD

@@ -40,6 +40,7 @@ from marblemaker.compiled.feed import (
 from marblemaker.compiled.layout import (
     FEW,
     GIVE_UP,
+    LOOK,
     NEVER,
     OTHERS,
     RISK_OVER,
@@ -57,7 +58,7 @@ from marblemaker.compiled.machine import compiled, inlined
 from marblemaker.compiled.own import know_own, without_own
 from marblemaker.compiled.pace import let_go, look_again
 from marblemaker.compiled.several import signal_at, tell_other, weigh
-from marblemaker.compiled.sink import give_up, on_account
+from marblemaker.compiled.sink import give_up, look, on_account
 from marblemaker.compiled.venue import advance as advance_venue
 from marblemaker.compiled.venue import matters, on_book, on_trade
 from streams.events import BUY
@@ -221,8 +222,9 @@ def settle(w: World) -> None:
             # The graph is let go before the order sink stops: nothing reaches it any more.
             s.disposed = 1
             for timer in range(TIMERS):
-                w.due[timer] = NEVER
-            s.next_due = NEVER
+                if timer != LOOK:
+                    w.due[timer] = NEVER
+            s.next_due = w.due.min()
         on_account(w, a)
         tell(w)
     s.answers_head = s.answers_tail = 0
@@ -272,6 +274,8 @@ def fire(w: World, until: int) -> None:
             let_go(w)
         elif timer == GIVE_UP:
             give_up(w)
+        elif timer == LOOK:
+            look(w)
         tell(w)
 
 
@@ -325,11 +329,13 @@ def finish(w: World) -> bool:
         a.kind, a.reason = t.STOP, t.END_OF_RECORDING
         a.n = a.venue_id = a.px = a.qty = a.fee = a.liquidity = a.quota_left = NULL
         settle(w)
-    while not s.finished:
-        due = min(s.next_due, s.venue_due)
-        if due == NEVER or s.full or s.trouble:
+    while not s.full and not s.trouble:
+        # Also what is due at the very instant at which the stop is complete.
+        if advance_once(w, s.ending):
+            continue
+        s.ending = min(s.next_due, s.venue_due)
+        if s.finished or s.ending == NEVER:
             break
-        advance_once(w, due)
     return not s.full
 
 

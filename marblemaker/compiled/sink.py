@@ -1,8 +1,8 @@
 """The order sink: works towards the latest decision; the rules of ``sinks.order_sink``.
 
 Orders that work or are in flight stand in ``World.orders``, oldest first; one that has ended is
-written down and gone: the simulated venue says nothing of it afterwards but that a cancel came too
-late.
+written down. It is remembered in ``World.past`` only where more may be said of it: of the simulated
+venue, unless it is asked, only that a cancel or modify came too late.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ from marblemaker.compiled.layout import (
     CREATE,
     FEW,
     GIVE_UP,
+    LOOK,
+    MEMORY,
     MODIFY,
     NEVER,
+    QUERY,
+    TRADES,
     World,
 )
 from marblemaker.compiled.machine import compiled
 from marblemaker.compiled.venue import submit
+from sinks.order_sink import LONGEST_WAIT_NS
+from sinks.orders import REMEMBERED
 from streams.events import BUY, SELL
 
-__all__ = ["decided", "give_up", "on_account"]
+__all__ = ["decided", "give_up", "look", "on_account"]
 
 NULL = t.NULL_WORD
 KEEP, CANCEL_ALL, MOVE = 1, 2, 3
@@ -52,7 +58,7 @@ def decided(w: World) -> None:
     aim(w)
     if d.action == t.RETRACT:
         s.waiting = 0  # It only takes away: what is missing comes with the next target.
-    pursue(w)
+    pursue(w, NULL, NULL)
 
 
 @compiled
@@ -101,7 +107,7 @@ def keep(w: World, same_px: bool) -> None:
 def assign(w: World, order: Any, i: int) -> None:
     """Let an order serve a level that waits."""
     s = w.state[0]
-    order.assigned = 1
+    order.assigned, order.level_px, order.level_qty = 1, w.waiting[i].px, w.waiting[i].qty
     s.levels_assigned += 1
     for rest in range(i, s.waiting - 1):
         w.waiting[rest] = w.waiting[rest + 1]
@@ -112,14 +118,20 @@ def assign(w: World, order: Any, i: int) -> None:
 
 
 @compiled
-def leaves_of(order: Any) -> int:
-    """What may still fill."""
-    if (
+def is_final(order: Any) -> bool:
+    """Tell whether an order has ended."""
+    return bool(
         order.state == t.FILLED
         or order.state == t.CANCELLED
         or order.state == t.REJECTED
         or order.state == t.EXPIRED
-    ):
+    )
+
+
+@compiled
+def leaves_of(order: Any) -> int:
+    """What may still fill."""
+    if is_final(order):
         return 0
     return max(order.qty, order.asked_qty, order.filled) - order.filled
 
@@ -176,8 +188,20 @@ def cancel_order(w: World, order: Any) -> None:
     k = new_command(w)
     order.state, order.cancel_asked = t.PENDING_CANCEL, 1
     order.cancels += 1
+    order.asked_ts, order.stale_answers = s.now, order.unanswered
     w.commands[k].kind, w.commands[k].n = CANCEL, order.n
     note_change(w.changes[k], order, s.now)
+
+
+@compiled
+def query(w: World, order: Any) -> None:
+    """Ask the venue what became of an order."""
+    s = w.state[0]
+    k = new_command(w)
+    order.queries += 1
+    order.unanswered += 1
+    order.asked_ts = s.now
+    w.commands[k].kind, w.commands[k].n = QUERY, order.n
 
 
 @compiled
@@ -195,6 +219,9 @@ def create_order(w: World, side: int, px: int, qty: int) -> None:
     order.state, order.filled, order.ts_last, order.size = t.PENDING_NEW, 0, s.now, qty
     order.asked_px, order.asked_qty, order.asked_size, order.modifies_refused = NULL, 0, 0, 0
     order.cancel_asked = order.cancels = order.acked = order.assigned = 0
+    order.last_seen = order.queries = order.suspect = order.doubtful = 0
+    order.unanswered = order.stale_answers = 0
+    order.asked_ts, order.level_px, order.level_qty = s.now, px, qty
     change_leaves(s, side, qty)
     command = w.commands[k]
     command.kind, command.n, command.side, command.px, command.qty = CREATE, order.n, side, px, qty
@@ -206,14 +233,30 @@ def create_order(w: World, side: int, px: int, qty: int) -> None:
 
 
 @compiled
-def pursue(w: World) -> None:
-    """Send what brings the working orders to the wanted ones."""
+def pursue(w: World, refused: int, reason: int) -> None:
+    """Send what brings the working orders to the wanted ones.
+
+    ``refused``: the order of which a cancel was just refused, for this ``reason``.
+    """
     s = w.state[0]
+    if s.disconnected:
+        return
     s.commands = s.moves = 0
     if s.levels_assigned < s.working:
         for k in range(s.working):
             order = w.orders[k]
             if order.assigned or order.state == t.PENDING_CANCEL or order.px == NULL:
+                continue
+            # Over its limits the venue would refuse the same again, and count it.
+            limited = reason == t.OVER_LIMITS or reason == t.TOO_MANY_REQUESTS
+            if order.n == refused and (limited or order.cancels >= _TRIES):
+                order.cancels = max(order.cancels, _TRIES)
+                w.anomalies[t.REFUSED_AGAIN] += order.cancels == _TRIES
+                order.asked_ts = s.now
+                watch(w)
+                continue
+            if order.cancels >= _TRIES and s.now < order.asked_ts + patience(w, order):
+                watch(w)
                 continue
             if w.parameters[0].replaces == MOVE and lives_on(w, order):
                 continue
@@ -223,7 +266,7 @@ def pursue(w: World) -> None:
     for k in range(s.moves):
         place = new_command(w)
         w.commands[place], w.changes[place] = w.moves[k], w.moved[k]
-    if s.waiting:
+    if s.waiting and not s.doubtful:
         create_waiting(w)
     send(w)
 
@@ -247,6 +290,7 @@ def lives_on(w: World, order: Any) -> bool:
     before = leaves_of(order)
     order.state = t.PENDING_MODIFY
     order.asked_px, order.asked_qty, order.asked_size = px, order.filled + size, size
+    order.asked_ts, order.stale_answers = s.now, order.unanswered
     change_leaves(s, order.side, leaves_of(order) - before)
     move = w.moves[s.moves]
     move.kind, move.n, move.px, move.qty = MODIFY, order.n, px, order.asked_qty
@@ -287,7 +331,10 @@ def cancel_for_room(w: World, side: int) -> None:
             continue
         s.levels_assigned -= order.assigned
         order.assigned = 0
-        cancel_order(w, order)
+        if order.cancels < _TRIES:
+            cancel_order(w, order)
+        else:
+            watch(w)
 
 
 @compiled
@@ -330,11 +377,90 @@ def send(w: World) -> None:
         stop = min(start + p.max_batch, s.commands)
         s.batches += 1
         for k in range(start, stop):
-            w.changes[k].batch = s.batches
-            notify(w, w.changes[k])
+            if w.commands[k].kind != QUERY:
+                w.changes[k].batch = s.batches
+                notify(w, w.changes[k])
         submit(w, start, stop)
         start = stop
+    if s.commands:
+        watch(w)
     s.commands = 0
+
+
+# ---------------------------------------------------------------- overdue answers
+
+
+@compiled
+def patience(w: World, order: Any) -> int:
+    """How long to wait before an order is asked for (again): doubling, up to a minute."""
+    wait = w.parameters[0].in_flight_ns
+    for _ in range(max(order.queries, order.cancels - _TRIES)):
+        if wait >= LONGEST_WAIT_NS:
+            break
+        wait += wait
+    return min(wait, LONGEST_WAIT_NS)
+
+
+@compiled
+def is_refused(order: Any) -> bool:
+    """Tell whether an order works on although it was to be cancelled again and again."""
+    return bool(order.cancels >= _TRIES and not order.assigned and order.px != NULL)
+
+
+@compiled
+def is_owed(order: Any) -> bool:
+    """Tell whether the venue owes an answer about an order."""
+    return bool(
+        order.state == t.PENDING_NEW
+        or order.state == t.PENDING_CANCEL
+        or order.state == t.PENDING_MODIFY
+        or order.suspect
+        or order.doubtful
+        or is_refused(order)
+    )
+
+
+@compiled
+def watch(w: World) -> None:
+    """Have one timer out while the venue owes an answer, for the first that is due."""
+    s = w.state[0]
+    if not w.parameters[0].asks:
+        return
+    due = NEVER
+    for k in range(s.working):
+        if is_owed(w.orders[k]):
+            due = min(due, w.orders[k].asked_ts + patience(w, w.orders[k]))
+    due = max(due, s.now + 1)
+    if due < s.look_ts:
+        s.look_ts = due
+        schedule(w, LOOK, due)
+
+
+@compiled
+def look(w: World) -> None:
+    """Ask the venue about every order whose answer is overdue."""
+    s = w.state[0]
+    s.look_ts = NEVER
+    if s.finished:
+        return
+    s.commands = 0
+    for k in range(s.working):
+        order = w.orders[k]
+        order.overdue = 0
+        if not is_owed(order):
+            continue
+        if s.disconnected:
+            order.asked_ts = s.now
+        elif order.asked_ts + patience(w, order) <= s.now:
+            order.overdue = 1
+            w.anomalies[t.ASKED_THE_VENUE] += 1
+            if order.state == t.OPEN and is_refused(order):
+                cancel_order(w, order)
+    for k in range(s.working):
+        if w.orders[k].overdue:
+            query(w, w.orders[k])
+    send(w)
+    watch(w)
 
 
 # ---------------------------------------------------------------- what the venue says
@@ -356,20 +482,98 @@ def on_account(w: World, a: Any) -> None:
     if a.kind == t.STOP:
         stop(w)
         return
+    if a.kind == t.POSITION:
+        on_position(w, a)
+        return
+    if a.kind == t.DISCONNECT:
+        s.disconnected = 1
+        w.anomalies[t.DISCONNECTED_FROM_VENUE] += 1
+        return
+    if a.kind == t.CONNECT:
+        reconnect(w)
+        return
     k = place_of(w, a.n)
-    if k < 0:
-        # Every end was told before, so only an answer to a cancel can still come.
-        if a.kind == t.CANCEL_REJECT:
-            s.late_cancels += 1
-        elif a.kind == t.MODIFY_REJECT:
-            s.late_moves += 1
-        else:
-            s.trouble = 3
-    else:
+    if k >= 0:
         apply(w, k, a)
-    pursue(w)
+    else:
+        on_past(w, a)
+    pursue(w, a.n if a.kind == t.CANCEL_REJECT else NULL, a.reason)
     if s.stopping:
         close_when_alone(w)
+
+
+@compiled
+def on_position(w: World, a: Any) -> None:
+    """Take over a position that did not come from our orders, or compare it."""
+    s = w.state[0]
+    if a.reason != t.TAKEN_OVER:
+        w.anomalies[t.OTHER_POSITION] += a.qty != s.position
+        return
+    change = (0 if a.qty == NULL else a.qty) - s.position
+    if change:
+        s.position += change
+        u = w.changes[0]
+        u.ts, u.n, u.side, u.state, u.leaves = a.ts, 0, BUY if change > 0 else SELL, t.FILLED, 0
+        u.px, u.filled, u.fill_px, u.fee = NULL, abs(change), 0 if a.px == NULL else a.px, 0
+        u.batch, u.quota_left, u.requested = 0, NULL, 1
+        notify(w, u)
+        write_fill(w, u, a)
+
+
+@compiled
+def reconnect(w: World) -> None:
+    """Ask for every order before anything is sent: after a gap nothing is known for sure."""
+    s = w.state[0]
+    s.disconnected, s.doubtful, s.commands = 0, s.working, 0
+    for k in range(s.working):
+        order = w.orders[k]
+        order.doubtful = 1
+        # What was asked before the gap is lost.
+        order.unanswered = order.stale_answers = 0
+        query(w, order)
+    send(w)
+    pursue(w, NULL, NULL)
+    if s.stopping:
+        close_when_alone(w)
+
+
+@compiled
+def anomaly(w: World, first: int, kind: int) -> None:
+    """Count an anomaly by kind."""
+    for k in range(len(t.OF_ORDERS)):
+        if t.OF_ORDERS[k] == kind:
+            w.anomalies[first + k] += 1
+
+
+@compiled
+def on_past(w: World, a: Any) -> None:
+    """Take what is said of an order that has ended, or that was never ours."""
+    p, s = w.parameters[0], w.state[0]
+    if not p.asks:
+        # Every end was told before, so only an answer to a cancel or modify can still come.
+        anomaly(w, t.FINISHED, a.kind)
+        if a.kind != t.CANCEL_REJECT and a.kind != t.MODIFY_REJECT:
+            s.trouble = 3
+        return
+    order = w.past[a.n % MEMORY]
+    if a.n <= 0 or order.n != a.n or s.ends - order.ended >= REMEMBERED:
+        anomaly(w, t.UNKNOWN, a.kind)
+    elif a.kind != t.FILL:
+        if a.reason != t.ASKED_FOR:
+            anomaly(w, t.FINISHED, a.kind)
+    elif fill_order(w, order, a):
+        if s.created - order.n >= REMEMBERED:
+            # The row of an order as old as that may be written already.
+            s.trouble = 3
+        order.ts_last = a.ts
+        u = w.changes[0]
+        u.ts, u.n, u.side, u.state, u.leaves = a.ts, order.n, order.side, order.state, 0
+        u.px, u.filled, u.fill_px = order.px, a.qty, a.px
+        u.fee = 0 if a.fee == NULL else a.fee
+        u.batch, u.quota_left, u.requested = 0, a.quota_left, order.cancel_asked
+        notify(w, u)
+        write_fill(w, u, a)
+        write_order(w, order)
 
 
 @compiled
@@ -377,62 +581,168 @@ def apply(w: World, k: int, a: Any) -> None:
     """Change an order by what the venue said of it."""
     s, order = w.state[0], w.orders[k]
     before = leaves_of(order)
+    if order.doubtful and a.reason == t.ASKED_FOR and a.kind != t.FILL:
+        # The answer to the question is complete; repeated fills only begin it.
+        order.doubtful = 0
+        s.doubtful -= 1
     if a.kind == t.FILL:
-        order.filled += a.qty
-        s.position += order.side * a.qty
-        # With a modify on its way the order may live on in its new size: the answer will tell.
-        if order.filled >= max(order.qty, order.asked_qty):
-            order.state = t.FILLED
+        if not fill_order(w, order, a):
+            return
     elif a.kind == t.MODIFY:
         modified(order, a)
     elif a.kind == t.ACK:
-        order.acked = 1
-        if order.state == t.PENDING_NEW:
-            order.state = t.OPEN
+        acknowledged(order, a)
     elif a.kind == t.REJECT:
         order.state = t.REJECTED
     elif a.kind == t.CANCEL:
         order.state = t.CANCELLED
     elif a.kind == t.EXPIRE:
         order.state = t.EXPIRED
+    elif a.kind == t.CANCEL_REJECT:
+        order.cancel_asked, order.suspect, order.state = 0, 1, resting_state(order)
     else:
-        s.trouble = 3  # A cancel or modify that is refused although its order works.
-        return
-    if leaves_of(order) and order.filled >= max(order.qty, order.asked_qty):
+        no_modify(order)
+        order.suspect = 1
+        if order.state == t.PENDING_MODIFY:
+            order.state = resting_state(order)
+    if not is_final(order) and order.filled >= max(order.qty, order.asked_qty):
         order.state = t.FILLED
-    order.ts_last = a.ts
+    order.ts_last, order.queries = a.ts, 0
     leaves = leaves_of(order)
     change_leaves(s, order.side, leaves - before)
     u = w.changes[0]
     note_change(u, order, a.ts)
     u.quota_left = a.quota_left
     if a.kind == t.FILL:
-        u.filled, u.fill_px, u.fee = a.qty, a.px, a.fee
+        u.filled, u.fill_px, u.fee = a.qty, a.px, 0 if a.fee == NULL else a.fee
     notify(w, u)
     if a.kind == t.FILL:
-        row = w.fill_out[s.fill_rows]
-        row.n, row.ts, row.side, row.px, row.qty = order.n, a.ts, order.side, a.px, a.qty
-        row.liquidity, row.fee = a.liquidity, a.fee
-        s.fill_rows += 1
-        if s.fill_rows >= min(w.parameters[0].most_rows, FEW):
-            s.full = 1
+        write_fill(w, u, a)
     if not leaves:
         s.levels_assigned -= order.assigned
         order.assigned = 0
         end_order(w, k)
+    elif a.kind == t.MODIFY_REJECT or (a.kind == t.ACK and a.reason == t.ASKED_FOR):
+        want_anew(w, order)
+
+
+@compiled
+def fill_order(w: World, order: Any, a: Any) -> bool:
+    """Count a fill of an order, once; tell whether it was counted."""
+    s = w.state[0]
+    if w.parameters[0].asks and a.venue_id != NULL:
+        # By order: a trade between two orders of ours is a fill of each.
+        trade = order.last_seen
+        while trade:
+            if s.seen - trade >= TRADES:
+                s.trouble = 3
+                return False
+            if w.seen[trade % TRADES].id == a.venue_id:
+                w.anomalies[t.TOLD_TWICE] += a.reason != t.ASKED_FOR
+                return False
+            trade = w.seen[trade % TRADES].before
+        s.seen += 1
+        w.seen[s.seen % TRADES].id, w.seen[s.seen % TRADES].before = a.venue_id, order.last_seen
+        order.last_seen = s.seen
+    w.anomalies[t.AFTER_THE_END] += is_final(order)
+    order.filled += a.qty
+    s.position += order.side * a.qty
+    # With a modify on its way the order may live on in its new size: the answer will tell.
+    total = max(order.qty, order.asked_qty)
+    w.anomalies[t.BEYOND_SIZE] += order.filled > total
+    if order.filled >= total:
+        order.state = t.FILLED
+    return True
+
+
+@compiled
+def acknowledged(order: Any, a: Any) -> None:
+    """Take it that an order rests."""
+    order.acked = 1
+    if a.reason == t.ASKED_FOR:
+        order.unanswered = max(order.unanswered - 1, 0)
+        if not order.stale_answers:
+            # Whatever was on its way before the question has had its effect, or is lost.
+            if a.px != NULL and a.qty != NULL:
+                order.px, order.qty = a.px, a.qty
+            no_modify(order)
+            order.cancel_asked, order.suspect, order.state = 0, 0, t.OPEN
+            return
+        order.stale_answers -= 1
+    if order.state == t.PENDING_NEW:
+        order.state = t.OPEN
 
 
 @compiled
 def modified(order: Any, a: Any) -> None:
     """Take the answer to a modify; one before the latest leaves that on its way."""
-    order.px, order.qty, order.acked = a.px, a.qty, 1
-    if order.asked_qty:
-        if order.px != order.asked_px or order.qty != order.asked_qty:
-            return
-        order.size = order.asked_size
-    order.asked_px, order.asked_qty, order.asked_size = NULL, 0, 0
+    order.acked = 1
+    if a.px != NULL:
+        order.px = a.px
+    if a.qty != NULL:
+        order.qty = a.qty
+    if order.asked_qty and (order.px != order.asked_px or order.qty != order.asked_qty):
+        return
+    no_modify(order)
     if order.state == t.PENDING_MODIFY or order.state == t.PENDING_NEW:
         order.state = t.OPEN
+
+
+@compiled
+def no_modify(order: Any) -> None:
+    """No modify is on its way any more: it is done if the order is what was asked for."""
+    if order.asked_qty:
+        if order.px == order.asked_px and order.qty == order.asked_qty:
+            order.size = order.asked_size
+        else:
+            order.modifies_refused += 1
+    order.asked_px, order.asked_qty, order.asked_size = NULL, 0, 0
+
+
+@compiled
+def resting_state(order: Any) -> int:
+    """What an order is in that was not cancelled after all."""
+    if order.asked_qty:
+        return t.PENDING_MODIFY
+    return t.OPEN if order.acked else t.PENDING_NEW
+
+
+@compiled
+def want_anew(w: World, order: Any) -> None:
+    """Want the level of an order anew that may stand where it stood."""
+    s = w.state[0]
+    px = order.px if order.asked_px == NULL else order.asked_px
+    size = order.asked_size if order.asked_qty else order.size
+    stands = order.level_px == px and order.level_qty == size
+    if not order.assigned or w.parameters[0].replaces != MOVE or stands:
+        return
+    order.assigned = 0
+    s.levels_assigned -= 1
+    side, px, qty = order.side, order.level_px, order.level_qty
+    # Bids, then asks, each from the inside out.
+    k = s.waiting
+    while k and (
+        w.waiting[k - 1].side < side
+        or (w.waiting[k - 1].side == side and side * (px - w.waiting[k - 1].px) > 0)
+    ):
+        before, level = w.waiting[k - 1], w.waiting[k]
+        level.side, level.px, level.qty = before.side, before.px, before.qty
+        k -= 1
+    level = w.waiting[k]
+    level.side, level.px, level.qty = side, px, qty
+    s.waiting += 1
+
+
+@compiled
+def write_fill(w: World, u: Any, a: Any) -> None:
+    """Write a fill down; that of order 0 is a position that was taken over."""
+    s = w.state[0]
+    row = w.fill_out[s.fill_rows]
+    row.n, row.ts, row.side, row.px, row.qty = u.n, a.ts, u.side, u.fill_px, u.filled
+    row.liquidity, row.fee = a.liquidity, u.fee
+    s.fill_rows += 1
+    if s.fill_rows >= min(w.parameters[0].most_rows, FEW):
+        s.full = 1
 
 
 @compiled
@@ -450,8 +760,20 @@ def write_order(w: World, order: Any) -> None:
 @compiled
 def end_order(w: World, k: int) -> None:
     """Write down an order that has ended, and forget it."""
-    s = w.state[0]
-    write_order(w, w.orders[k])
+    s, order = w.state[0], w.orders[k]
+    write_order(w, order)
+    s.doubtful -= order.doubtful
+    s.ends += 1
+    if w.parameters[0].asks:
+        past = w.past[order.n % MEMORY]
+        if past.n and s.ends - past.ended < REMEMBERED:
+            s.trouble = 3
+        past.n, past.ts, past.side, past.px, past.qty = (
+            order.n, order.ts, order.side, order.px, order.qty
+        )  # fmt: skip
+        past.state, past.filled, past.ts_last = order.state, order.filled, order.ts_last
+        past.asked_qty, past.cancel_asked = order.asked_qty, order.cancel_asked
+        past.last_seen, past.ended = order.last_seen, s.ends
     for rest in range(k, s.working - 1):
         w.orders[rest] = w.orders[rest + 1]
     s.working -= 1
@@ -470,7 +792,7 @@ def stop(w: World) -> None:
     s.waiting = 0
     aim(w)
     schedule(w, GIVE_UP, s.now + p.stop_ns)
-    pursue(w)
+    pursue(w, NULL, NULL)
     close_when_alone(w)
 
 
@@ -485,10 +807,12 @@ def close_when_alone(w: World) -> None:
         return
     if s.flattenings >= _TRIES:
         if not s.finished:
-            s.position_left += 1
+            w.anomalies[t.POSITION_LEFT] += 1
         s.finished = 1
         return
     s.finished = 0
+    if s.disconnected:
+        return
     s.flattenings += 1
     s.commands = 0
     create_order(w, SELL if s.position > 0 else BUY, NULL, abs(s.position))
@@ -503,4 +827,4 @@ def give_up(w: World) -> None:
     if s.finished:
         return
     s.finished = 1
-    s.left_working += s.working
+    w.anomalies[t.LEFT_WORKING] += s.working

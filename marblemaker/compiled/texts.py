@@ -13,6 +13,7 @@ import numpy as np
 
 from marblemaker.digest import NULL, fnv1a
 from operators.books import CROSSED, FAULTS, LOCKED, ZERO_PRICE, ZERO_SIZE
+from sinks.orders import ADOPTED, QUERIED
 
 __all__ = ["NULL_WORD", "Texts", "word"]
 
@@ -123,6 +124,9 @@ MODIFY: Final = word("modify")
 MODIFY_REJECT: Final = word("modify_reject")
 EXPIRE: Final = word("expire")
 STOP: Final = word("stop")
+POSITION: Final = word("position")
+CONNECT: Final = word("connect")
+DISCONNECT: Final = word("disconnect")
 
 MAKER: Final = word("MAKER")
 TAKER: Final = word("TAKER")
@@ -142,6 +146,11 @@ BELOW_QUOTE: Final = word("21706 below the minimum quote amount")
 WOULD_CROSS: Final = word("canceled-post-only: post-only would cross")
 NO_LIQUIDITY: Final = word("canceled-not-enough-liquidity: no liquidity")
 END_OF_RECORDING: Final = word("end of the recording")
+ASKED_FOR: Final = word(QUERIED)
+TAKEN_OVER: Final = word(ADOPTED)
+OVER_LIMITS: Final = word("23")
+"""Stands for the reasons that begin like this: a limit of the account is used up."""
+UNKNOWN_ORDER: Final = word("21700 unknown order")
 
 _SPELLED: Final = (
     "", "quote", "withdraw", "retract", "refuse", "hold", "crossed after rounding",
@@ -157,7 +166,45 @@ _SPELLED: Final = (
     "21701 size off the lot", "21706 below the minimum base amount",
     "21706 below the minimum quote amount", "canceled-post-only: post-only would cross",
     "canceled-not-enough-liquidity: no liquidity", "end of the recording",
+    QUERIED, "21700 unknown order",
 )  # fmt: skip
+
+# ---------------------------------------------------------------- what does not fit
+
+_OF_ORDERS: Final = (
+    "ack", "reject", "cancel", "cancel_reject", "modify", "modify_reject", "expire", "fill",
+)  # fmt: skip
+OF_ORDERS: Final = tuple(word(kind) for kind in _OF_ORDERS)
+"""What the venue says about an order."""
+
+FINISHED: Final = 0
+"""From here on anomalies by kind, in the order of ``OF_ORDERS``."""
+UNKNOWN: Final = len(OF_ORDERS)
+"""The same, of orders that are not known."""
+TOLD_TWICE: Final = 2 * len(OF_ORDERS)
+AFTER_THE_END: Final = TOLD_TWICE + 1
+BEYOND_SIZE: Final = TOLD_TWICE + 2
+OTHER_POSITION: Final = TOLD_TWICE + 3
+DISCONNECTED_FROM_VENUE: Final = TOLD_TWICE + 4
+REFUSED_AGAIN: Final = TOLD_TWICE + 5
+ASKED_THE_VENUE: Final = TOLD_TWICE + 6
+POSITION_LEFT: Final = TOLD_TWICE + 7
+LEFT_WORKING: Final = TOLD_TWICE + 8
+
+ANOMALIES: Final = (
+    *(f"{kind} for a finished order" for kind in _OF_ORDERS),
+    *(f"{kind} for an unknown order" for kind in _OF_ORDERS),
+    "fill told twice",
+    "fill after the end of its order",
+    "filled beyond the order's size",
+    "position by fills is not the venue's",
+    "disconnected from the venue",
+    "a cancel was refused again and again",
+    "no answer in time: asked the venue",
+    "position left open: the closing order was refused",
+    "left working: not confirmed in time",
+)
+"""Anomalies in the words of the order sink."""
 
 
 class Texts:

@@ -22,6 +22,7 @@ from marblemaker.settings import Settings, SettingsError
 from marblemaker.wiring import budget_of, latency_of, limits_of, parameters_of, replace_policy_of
 from operators.quoting import Guards, Parameters
 from sinks.fills import FillModel
+from sinks.order_sink import LONGEST_WAIT_NS
 from sinks.simulated import TIER_FEES_PPM
 from streams.recording import Manifest
 
@@ -159,12 +160,18 @@ def _ladder(built: Parameters) -> dict[str, Any]:
 
 def _sink(settings: Settings) -> dict[str, Any]:
     expire = settings.strategy.expire_time_secs
+    in_flight_ns = round(settings.orders.in_flight_timeout_secs * _NS)
+    latency = latency_of(settings)
+    longest_ns = max(latency.maker_ns, latency.cancel_ns, latency.taker_ns)
     return {
         "replaces": REPLACES[replace_policy_of(settings)],
         "expire_ns": _OFF if expire is None else round(expire * _NS),
         "flatten": settings.flatten_on_stop,
         "stop_ns": round(settings.orders.stop_timeout_secs * _NS),
         "max_batch": _BATCH,
+        "in_flight_ns": in_flight_ns,
+        # Over a limit the venue refuses cancels and modifies of orders that work.
+        "asks": longest_ns >= min(in_flight_ns, LONGEST_WAIT_NS) or budget_of(settings) is not None,
     }
 
 

@@ -7,8 +7,19 @@ from typing import Any
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.budget import admit, credit, pay
-from marblemaker.compiled.layout import CANCEL, CREATE, FEW, MODIFY, NEVER, World
+from marblemaker.compiled.layout import (
+    CANCEL,
+    CREATE,
+    FEW,
+    MEMORY,
+    MODIFY,
+    NEVER,
+    QUERY,
+    TRADES,
+    World,
+)
 from marblemaker.compiled.machine import compiled
+from sinks.simulated import REMEMBERED_ORDERS
 from streams.events import BUY
 
 __all__ = ["advance", "matters", "on_book", "on_trade", "submit"]
@@ -16,6 +27,8 @@ __all__ = ["advance", "matters", "on_book", "on_trade", "submit"]
 NULL = t.NULL_WORD
 CROSS, QUEUE = 1, 2
 """Fill models; ``touch`` is 0. As numbers, touch and cross are how far through a price is."""
+ARRIVING, RESTING, ENDED = 0, 1, 2
+"""Where an order is."""
 UNKNOWN = 2**62
 """Queue in front that nothing is known of: no trade takes anything from it."""
 
@@ -56,6 +69,8 @@ def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) 
     a = w.answers[s.answers_tail - 1]
     a.venue_id, a.px, a.qty, a.liquidity = s.trades, px, qty, liquidity
     a.fee = steps.fee_in_parts(px, qty, fee_ppm)
+    if w.parameters[0].asks:
+        remember_fill(w, n, a)
 
 
 # ---------------------------------------------------------------- the API
@@ -88,23 +103,33 @@ def refusal_of(w: World, c: Any) -> int:
 def submit(w: World, start: int, stop: int) -> None:
     """Take a batch of commands now."""
     p, s = w.parameters[0], w.state[0]
-    admitted = not p.has_budget or admit(w)
+    transactions = 0
+    for k in range(start, stop):
+        transactions += w.commands[k].kind != QUERY
+    admitted = not p.has_budget or not transactions or admit(w)
     for k in range(start, stop):
         c = w.commands[k]
         delay_ns = p.cancel_ns
-        refusal = NULL if admitted else t.TOO_MANY_REQUESTS
-        if admitted and c.kind != CANCEL:
+        refusal = NULL
+        if c.kind == QUERY:
+            if p.has_budget and not admit(w):
+                continue
+        elif not admitted:
+            refusal = t.TOO_MANY_REQUESTS
+        elif c.kind != CANCEL:
             refusal = refusal_of(w, c)
-            if refusal == NULL and p.has_budget and not pay(w, stop - start == 1):
+            if refusal == NULL and p.has_budget and not pay(w, transactions == 1):
                 refusal = t.QUOTA_EXHAUSTED
         if refusal != NULL:
             refused = t.MODIFY_REJECT if c.kind == MODIFY else t.CANCEL_REJECT
             say(w, t.REJECT if c.kind == CREATE else refused, c.n, refusal)
             continue
-        if c.kind != CANCEL:
+        if c.kind == CREATE or c.kind == MODIFY:
             delay_ns = p.taker_ns if c.px == NULL else p.maker_ns
             # Live are those that rest and those on their way there.
             s.live += c.kind == CREATE and c.px != NULL
+            if p.asks and c.kind == CREATE:
+                remember(w, c.n)
         if not delay_ns and s.now < s.venue_due:
             take(w, c)
         else:
@@ -153,6 +178,9 @@ def take(w: World, c: Any) -> None:
     if c.kind == CREATE:
         create(w, c)
         return
+    if c.kind == QUERY:
+        tell_of(w, c.n)
+        return
     k = 0
     while k < s.resting and w.resting[k].n != c.n:
         k += 1
@@ -164,7 +192,7 @@ def take(w: World, c: Any) -> None:
         say(w, kind, c.n, reason)
     elif c.kind == CANCEL:
         say(w, t.CANCEL, c.n, t.REQUESTED)
-        leave(w, k)
+        leave(w, k, t.CANCEL)
     else:
         modify(w, k, c)
     watch(w)
@@ -177,10 +205,10 @@ def modify(w: World, k: int, c: Any) -> None:
     opposite = s.ask if r.side == BUY else s.bid
     if c.qty <= r.filled:
         say(w, t.CANCEL, c.n, t.DONE_ALREADY)
-        leave(w, k)
+        leave(w, k, t.CANCEL)
     elif opposite != NULL and r.side * (c.px - opposite) >= 0:
         say(w, t.CANCEL, c.n, t.MOVED_ACROSS)
-        leave(w, k)
+        leave(w, k, t.CANCEL)
     else:
         r.px, r.total = c.px, c.qty
         rest(w, r, p.fill_model, c.qty - r.filled)
@@ -211,14 +239,17 @@ def create(w: World, c: Any) -> None:
     if c.px == NULL:
         if opposite == NULL:
             say(w, t.REJECT, c.n, t.NO_LIQUIDITY)
+            end(w, c.n, t.REJECT)
             return
         say(w, t.ACK, c.n, NULL)
         say_fill(w, c.n, opposite, c.qty, p.taker_ppm, t.TAKER)
         for i in range(p.shadows):
             book(w, i, c.side, opposite, c.qty, p.taker_ppm, t.TAKER)
+        end(w, c.n, NULL)
     elif opposite != NULL and c.side * (c.px - opposite) >= 0:
         say(w, t.REJECT, c.n, t.WOULD_CROSS)
         s.live -= 1
+        end(w, c.n, t.REJECT)
     else:
         say(w, t.ACK, c.n, NULL)
         if s.resting == len(w.resting) - 1:
@@ -230,15 +261,18 @@ def create(w: World, c: Any) -> None:
         s.arrived += 1
         r.expire_ts, r.arrived = c.expire_ts, s.arrived
         rest(w, r, p.fill_model, c.qty)
+        if p.asks:
+            w.known[c.n % MEMORY].where = RESTING
         for i in range(p.shadows):
             rest_in_shadow(w, i, r)
         watch(w)
 
 
 @compiled
-def leave(w: World, k: int) -> None:
-    """Take an order out of its place in the book."""
+def leave(w: World, k: int, kind: int) -> None:
+    """Take an order out of its place in the book, ended by ``kind``; ``NULL``: by its last fill."""
     s = w.state[0]
+    end(w, w.resting[k].n, kind)
     for i in range(w.parameters[0].shadows):
         leave_shadow(w, i, w.resting[k].n)
     s.resting -= 1
@@ -392,7 +426,7 @@ def fill_maker(w: World, k: int, qty: int) -> int:
     r.filled += qty
     r.leaves -= qty
     if r.filled >= r.total:
-        leave(w, k)
+        leave(w, k, NULL)
         return 0
     return 1
 
@@ -410,8 +444,80 @@ def expire(w: World) -> None:
         if first < 0:
             break
         say(w, t.EXPIRE, w.resting[first].n, NULL)
-        leave(w, first)
+        leave(w, first, t.EXPIRE)
     watch(w)
+
+
+# ---------------------------------------------------------------- the memory for queries
+
+
+@compiled
+def is_remembered(s: Any, e: Any, n: int) -> bool:
+    """Tell whether an entry is of an order that is not forgotten."""
+    return e.n == n and (e.where != ENDED or s.ended - e.ended < REMEMBERED_ORDERS)
+
+
+@compiled
+def remember(w: World, n: int) -> None:
+    """Know an order from now on."""
+    s, e = w.state[0], w.known[n % MEMORY]
+    if e.n and is_remembered(s, e, e.n):
+        s.trouble = 1
+    e.n, e.where, e.first, e.last, e.end = n, ARRIVING, 0, 0, NULL
+
+
+@compiled
+def remember_fill(w: World, n: int, a: Any) -> None:
+    """Know a fill of an order."""
+    s, e, f = w.state[0], w.known[n % MEMORY], w.said[w.state[0].trades % TRADES]
+    f.next, f.px, f.qty, f.fee, f.liquidity = 0, a.px, a.qty, a.fee, a.liquidity
+    if e.last:
+        w.said[e.last % TRADES].next = s.trades
+    else:
+        e.first = s.trades
+    e.last = s.trades
+
+
+@compiled
+def end(w: World, n: int, kind: int) -> None:
+    """Know how an order ended."""
+    s = w.state[0]
+    if w.parameters[0].asks:
+        e = w.known[n % MEMORY]
+        s.ended += 1
+        e.where, e.end, e.ended = ENDED, kind, s.ended
+
+
+@compiled
+def tell_of(w: World, n: int) -> None:
+    """Say what became of an order."""
+    s, e = w.state[0], w.known[n % MEMORY]
+    if not is_remembered(s, e, n):
+        say(w, t.REJECT, n, t.UNKNOWN_ORDER)
+        return
+    if e.where == ARRIVING:
+        return  # Its own answer is still to come, and says more.
+    if e.first and s.trades - e.first >= TRADES:
+        s.trouble = 1
+        return
+    trade = e.first
+    while trade:
+        f = w.said[trade % TRADES]
+        say(w, t.FILL, n, t.ASKED_FOR)
+        a = w.answers[s.answers_tail - 1]
+        a.venue_id, a.px, a.qty = trade, f.px, f.qty
+        a.fee, a.liquidity = f.fee, f.liquidity
+        trade = f.next
+    if e.where == ENDED:
+        # Nothing is left of one that filled.
+        say(w, t.CANCEL if e.end == NULL else e.end, n, t.ASKED_FOR)
+        return
+    k = 0
+    while w.resting[k].n != n:
+        k += 1
+    say(w, t.ACK, n, t.ASKED_FOR)
+    a = w.answers[s.answers_tail - 1]
+    a.px, a.qty = w.resting[k].px, w.resting[k].total
 
 
 # ---------------------------------------------------------------- the queue in front

@@ -219,10 +219,11 @@ def sections(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
         "orders": {
             "replace": draw(of(("cancel_create", "keep", "modify"))),
             "stop_timeout_secs": draw(of((10.0, 0.05))),
+            "in_flight_timeout_secs": draw(of((5.0, 0.1))),
         },
         "venue": {
             "fill_model": draw(of(("touch", "cross", "queue"))),
-            "latency": draw(of((0.0, "1ns", 100.0, "tier"))),
+            "latency": draw(of((0.0, "1ns", 100.0, "tier", "900ms", "7s"))),
             "tier": draw(of(("standard", "premium"))),
             "max_orders_per_market": draw(of(("off", 1))),
             "max_orders_per_account": draw(of(("off", 2))),
@@ -282,11 +283,53 @@ def test_both_engines_agree_on_random_sessions_settings_and_faults(
         assert differences(rx, compiled) == []
 
 
+@pytest.mark.parametrize(
+    ("replaces", "latency", "asks_after"),
+    [("cancel_create", "300ms", 0.1), ("modify", "150ms", 0.15), ("keep", "tier", 0.2),
+     ("modify", "3s", 0.1)],
+)  # fmt: skip
+def test_a_venue_that_is_slower_than_the_sink_waits_is_asked(
+    tmp_path: Path, replaces: str, latency: str, asks_after: float
+) -> None:
+    feeds = close_feeds(2)
+    recording = write_recording(
+        tmp_path / "recording", feeds, {"trades": random_trades(2, feeds["target"])}
+    )
+    chosen = settings(
+        **CLOSE,
+        venue={"fill_model": "queue", "latency": latency},
+        orders={"replace": replaces, "in_flight_timeout_secs": asks_after},
+    )
+
+    rx, compiled = both(recording, chosen, tmp_path, batch_rows=200)
+
+    assert differences(rx, compiled) == []
+    asked = pl.read_parquet(compiled / "account.parquet").filter(pl.col("reason") == "queried")
+    assert {"ack", "cancel", "fill"} <= set(asked["kind"])
+    anomalies = json.loads((compiled / "summary.json").read_text())["anomalies"]
+    assert anomalies["no answer in time: asked the venue"] > 10
+
+
+def test_what_the_venue_says_at_the_instant_at_which_a_stop_gives_up_is_taken(
+    tmp_path: Path,
+) -> None:
+    recording = write_recording(tmp_path / "recording", close_feeds(1))
+    chosen = settings(**CLOSE, venue={"latency": "50ms"}, orders={"stop_timeout_secs": 0.05})
+
+    rx, compiled = both(recording, chosen, tmp_path)
+
+    assert differences(rx, compiled) == []
+    answers = pl.read_parquet(compiled / "account.parquet")
+    stopped = answers.filter(pl.col("kind") == "stop")["ts"][0]
+    assert answers.filter(pl.col("ts") == stopped + 50_000_000).height
+
+
 @pytest.mark.parametrize("seed", range(EXAMPLES // 2))
 def test_both_engines_agree_on_longer_random_sessions(seed: int, tmp_path: Path) -> None:
     chosen = random_sections(seed)
     chosen["strategy"] = random_strategy(seed)
     chosen["venue"] |= {"volume_quota": "off", "transactions_per_minute": "off"}
+    chosen["orders"]["in_flight_timeout_secs"] = (5.0, 0.1)[seed % 2]
     walked = random_feeds(seed)
     trades = random_trades(seed, walked["target"])
     recording = write_recording(tmp_path / "recording", walked, {"trades": trades})
@@ -364,8 +407,6 @@ def _asked(**changes: Any) -> Asked:
          "several signals (signal.others)"),
         (_asked(settings=settings(venue={"limits": "tier"})),
          "budgets (venue.limits, transactions_per_minute, volume_quota)"),
-        (_asked(settings=settings(venue={"latency": "5s"})),
-         "venue.latency of orders.in_flight_timeout_secs or longer"),
         (_asked(settings=settings(risk={"kill_file": "k"})), "risk.kill_file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
