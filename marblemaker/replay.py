@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 from streams.row_groups import RowGroupWriter
 
 __all__ = [
-    "Progress", "ReplayError", "bounds_of", "manifest_of", "new_folder", "new_run",
-    "refuse_live_venue", "replay", "replay_together", "summary_of", "takes_recorded",
+    "Progress", "ReplayError", "bounds_of", "budget_summary", "manifest_of", "new_folder",
+    "new_run", "refuse_live_venue", "replay", "replay_together", "summary_of", "takes_recorded",
 ]  # fmt: skip
 
 
@@ -576,24 +576,26 @@ class _Run:
         return bounds_of(market.venue.ledgers, market.mark)
 
     def _budget_summary(self) -> dict[str, Any] | None:
-        budget, limits = self.budget, None if self.budget is None else self.budget.limits
-        if budget is None or limits is None:
-            return None
-        told = self.forecast
-        return {
-            "transactions": budget.sent,
-            "per_minute": limits.transactions_per_minute,
-            "busiest_minute": budget.busiest,
-            "volume_quota": limits.volume_quota,
-            "quota_spent": budget.spent,
-            "quota_earned": budget.earned,
-            "quota_left": budget.quota_left,
-            "quota_lowest": budget.lowest_quota,
-            "quota_exhausted_at": None if budget.exhausted_ns is None else iso(budget.exhausted_ns),
-            "quota_gone_at_present_rate": (
-                None if told is None or told.gone_ns is None else iso(told.gone_ns)
-            ),
-        }
+        return None if self.budget is None else budget_summary(self.budget, self.forecast)
+
+
+def budget_summary(budget: Budget, told: Forecast | None) -> dict[str, Any]:
+    """What ``summary.json`` says of the account's budget; ``told``: the latest forecast."""
+    limits = budget.limits
+    return {
+        "transactions": budget.sent,
+        "per_minute": limits.transactions_per_minute,
+        "busiest_minute": budget.busiest,
+        "volume_quota": limits.volume_quota,
+        "quota_spent": budget.spent,
+        "quota_earned": budget.earned,
+        "quota_left": budget.quota_left,
+        "quota_lowest": budget.lowest_quota,
+        "quota_exhausted_at": None if budget.exhausted_ns is None else iso(budget.exhausted_ns),
+        "quota_gone_at_present_rate": (
+            None if told is None or told.gone_ns is None else iso(told.gone_ns)
+        ),
+    }
 
 
 def manifest_of(

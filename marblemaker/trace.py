@@ -427,7 +427,11 @@ class Trace:
             layout = {"mid": 2, "anchor": 3, "bid_px": 4, "ask_px": 5}
         else:
             if name == "weighted":
-                self._digest(name, words, (0, 1, 2, 3, 4), seqs, times, values)
+                # Values and refusals in one digest, so as they came: not by kind, batch by batch.
+                seen = np.full((_REFUSAL, height), np.uint64(NULL), np.uint64)
+                seen[:_RESIDUAL] = words[:_RESIDUAL]
+                seen[_RESIDUAL : len(words), refusals] = words[_RESIDUAL:, refusals]
+                self._digest(name, seen, range(_REFUSAL), seqs, times)
             else:
                 self._digest(f"{name}.mid", words, (0, 1, 2), seqs, times, values)
                 self._digest(f"{name}.residual", words, (0, 1, 3, 4), seqs, times, values)
@@ -439,12 +443,10 @@ class Trace:
             at = first + refusals
             by = self._texts_at(packed, at, _BY, 0, 0)
             reason = self._texts_at(packed, at, _REASON, 0, 0)
-            refusing = [
-                name if name == "weighted" else f"{name}.{_REFUSES.get(text, BOOKS)}"
-                for text in reason.texts
-            ]
-            for operator, rows in _by_name(refusing, reason.places, refusals):
-                self._digest(operator, words, range(_REFUSAL), seqs, times, rows)
+            if name != "weighted":
+                refusing = [f"{name}.{_REFUSES.get(text, BOOKS)}" for text in reason.texts]
+                for operator, rows in _by_name(refusing, reason.places, refusals):
+                    self._digest(operator, words, range(_REFUSAL), seqs, times, rows)
             judged = words[_REFUSAL - 2 : _REFUSAL, refusals]
             columns |= _refused_columns(height, refusals, by, reason, judged)
         stage.write(columns)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import asdict
+
 from marblemaker.calendar import default_calendar, opens_ns, sessions_ns
 from marblemaker.settings import Settings, parse_duration_ns
 from operators.budget import BudgetLimits
@@ -20,7 +22,7 @@ from operators.residual import (
 )
 from sinks.fills import FillModel
 from sinks.journal import Journal
-from sinks.limits import TIER_LIMITS, VenueAccount
+from sinks.limits import TIER_LIMITS, Limits, VenueAccount
 from sinks.order_sink import OrderSink, ReplacePolicy
 from sinks.simulated import TIER_FEES_PPM, TIER_LATENCY, Latency, SimulatedVenue
 from sinks.venue import Venue
@@ -33,6 +35,7 @@ __all__ = [
     "budget_of",
     "calendar_of",
     "latency_of",
+    "limits_of",
     "order_sink_of",
     "parameters_of",
     "replace_policy_of",
@@ -195,10 +198,15 @@ def budget_of(settings: Settings) -> BudgetLimits | None:
 
 def venue_account_of(settings: Settings) -> VenueAccount:
     """What the simulated venue allows the account; shared by all its markets."""
+    return VenueAccount(**asdict(limits_of(settings)))
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Limits of the account: each as set, or the tier's."""
     v = settings.venue
     tier = TIER_LIMITS[v.tier] if v.limits == "tier" else None
     budget = budget_of(settings)
-    return VenueAccount(
+    return Limits(
         transactions_per_minute=None if budget is None else budget.transactions_per_minute,
         volume_quota=None if budget is None else budget.volume_quota,
         orders_per_account=(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from marblemaker.settings import Settings, SettingsError
-from marblemaker.wiring import budget_of
 from streams.recording import Recording
 
 __all__ = ["NOT_DONE", "Asked", "NotDone", "not_done", "refuse_what_is_not_done"]
@@ -21,6 +20,8 @@ class Asked(NamedTuple):
     recordings: list[Recording]
     settings: Settings
     strict: bool
+    recorded: bool = False
+    """The venue's answers are taken from the recording."""
 
 
 class NotDone(NamedTuple):
@@ -34,11 +35,9 @@ class NotDone(NamedTuple):
 NOT_DONE: Final = (
     NotDone("several recordings as one session", lambda a: len(a.recordings) > 1),
     NotDone("--strict", lambda a: a.strict),
-    NotDone("several signals (signal.others)", lambda a: len(a.settings.signal_instruments) > 1),
-    NotDone("strategy.anchor_without_own", lambda a: a.settings.strategy.anchor_without_own),
     NotDone(
-        "budgets (venue.limits, transactions_per_minute, volume_quota)",
-        lambda a: budget_of(a.settings) is not None or a.settings.venue.limits != "none",
+        "recorded answers of a venue with several signals (signal.others)",
+        lambda a: a.recorded and len(a.settings.signal_instruments) > 1,
     ),
 )
 """In the order in which they are looked for."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
+from marblemaker.compiled.budget import factor
 from marblemaker.compiled.clock import edges_before, is_open, next_edge, opened, schedule
-from marblemaker.compiled.feed import latest_of, refusal_words
+from marblemaker.compiled.feed import refusal_words
 from marblemaker.compiled.layout import (
     ALONE,
     ALTERED,
@@ -26,6 +27,7 @@ from marblemaker.compiled.layout import (
     SIGNAL,
     TARGET,
     TRIPPED,
+    WEIGHTED,
     World,
 )
 from marblemaker.compiled.machine import compiled, hot, inlined
@@ -87,7 +89,8 @@ def session_edge(w: World) -> None:
 def on_pair(w: World) -> None:
     """Take the latest of both feeds through the guards on both."""
     p, s = w.parameters[0], w.state[0]
-    i, j = latest_of(w, SIGNAL), latest_of(w, TARGET)
+    i = WEIGHTED if p.others else w.feeds[SIGNAL].latest
+    j = w.feeds[TARGET].latest
     if p.tutorial:
         # Later signals do not make a new state there: this one is kept as it is.
         w.values[ALONE] = w.values[i]
@@ -354,6 +357,24 @@ def write_state(w: World, i: int, j: int) -> None:
 
 
 @compiled
+def worth(w: World, signal: Any, anchor: Any) -> bool:
+    """Tell whether a state moved by the threshold, widened while a budget is low."""
+    p, s = w.parameters[0], w.state[0]
+    if not steps.moved(
+        anchor.level, s.last_anchor, signal.residual, s.last_residual,
+        p.signal_skew_factor, p.threshold,
+    ):  # fmt: skip
+        return False
+    if not p.paced:
+        return True
+    wider = factor(w, s.now)
+    return wider <= 1.0 or steps.moved(
+        anchor.level, s.last_anchor, signal.residual, s.last_residual,
+        p.signal_skew_factor, steps.widened_bps(p.threshold_bps, wider) / 10_000.0,
+    )  # fmt: skip
+
+
+@compiled
 def requote(w: World, i: int, j: int) -> None:
     """Let a state through if it is worth new orders, or if nothing of ours is out."""
     p, s = w.parameters[0], w.state[0]
@@ -366,20 +387,14 @@ def requote(w: World, i: int, j: int) -> None:
     s.refused_by = -1
     if s.seen_resets != s.resets:
         s.quoted, s.seen_resets, s.has_target = 0, s.resets, 0
-    if (
-        s.quoted
-        and s.told
-        and anchor.widening == s.last_widening
-        and not steps.moved(
-            anchor.level, s.last_anchor, signal.residual, s.last_residual,
-            p.signal_skew_factor, p.threshold,
-        )
-    ):  # fmt: skip
+    if s.quoted and s.told and anchor.widening == s.last_widening and not worth(w, signal, anchor):
         s.unmoved += 1
         return
     s.last_widening = anchor.widening
     price(w, i, j)
     d = w.draft[0]
+    if p.paced:
+        d.threshold_bps = steps.widened_bps(p.threshold_bps, factor(w, s.now))
     if p.only_changes:
         if s.has_target and (s.told or d.action != t.QUOTE) and same_target(d, w.last_target[0]):
             s.unmoved += 1

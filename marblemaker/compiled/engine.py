@@ -24,6 +24,7 @@ from marblemaker.compiled.loop import (
     DONE,
     FULL,
     MORE_ACCOUNT,
+    MORE_OTHERS,
     MORE_SIGNAL,
     MORE_STATUS,
     MORE_TARGET,
@@ -33,7 +34,8 @@ from marblemaker.compiled.loop import (
     Columns,
     make_run,
 )
-from marblemaker.compiled.read import AnyColumns, Feed, kills_of
+from marblemaker.compiled.read import AnyColumns, Feed, Others, kills_of
+from marblemaker.compiled.spent import Spent
 from marblemaker.compiled.texts import ANOMALIES, Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Output
@@ -51,9 +53,11 @@ from marblemaker.replay import (
 )
 from marblemaker.settings import Settings
 from marblemaker.trace import Trace, finish_trace
+from marblemaker.wiring import budget_of
 from sinks.journal import Journal
 from streams.instrument import UNIT
 from streams.recording import (
+    SIGNALS,
     FileEntry,
     Recording,
     RecordingError,
@@ -149,7 +153,7 @@ def replay_compiled(
     """
     recording = Recording.open(source)
     recorded = takes_recorded([recording], venue)
-    refuse_what_is_not_done(Asked([recording], settings, strict))
+    refuse_what_is_not_done(Asked([recording], settings, strict, recorded))
     with new_run(out, [source], overwrite=overwrite) as folder:
         run = _Run(
             recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,
@@ -185,10 +189,15 @@ class _Run:
             )
         self._journal = Journal(folder, writer=RowGroupWriter)
         fair_value = settings.strategy.preset == "fair_value"
-        self._trace = Trace(folder, fair_value=fair_value, writer=RowGroupWriter) if trace else None
+        self._trace = None
+        if trace:
+            self._trace = Trace(
+                folder, signals=recording.signals, fair_value=fair_value, writer=RowGroupWriter
+            )
         paths = recording.paths(recorded=recorded)
         texts = Texts(kills_of(paths["status"]) if "status" in paths else ())
-        self._output = Output(self._journal, self._trace, texts)
+        self._spent = Spent(budget_of(settings))
+        self._output = Output(self._journal, self._trace, texts, recording.signals)
         asked = told(
             settings, recording.manifest, traced=trace, most_rows=batch_rows,
             bounds=self._bounds, recorded=recorded,
@@ -204,7 +213,7 @@ class _Run:
                 name, paths.get(name), target if name in ("target", "trades") else None,
                 texts.kills, by_seq=self._by_seq, batch_rows=batch_rows, ahead=self._reader,
             )
-            for name in MERGED
+            for name in (*MERGED, *SIGNALS[1 : recording.signals])
         }  # fmt: skip
         self._texts = texts
         # The target's quotes, for markouts, where the folder is to hold none.
@@ -218,6 +227,7 @@ class _Run:
             name: RowGroupWriter(folder, name, schema_of(name)) for name in (kept if inputs else ())
         }
         self._before_kill: tuple[int, int, int] | None = None
+        self._others = Others(self._world[0], recording.signals - 1, batch_rows)
         self._mark: int | None = None
         # The loop needs no lock of Python's: what it has put out is written beside it, inputs and
         # outputs each in their own order.
@@ -248,6 +258,7 @@ class _Run:
             left_working=left,
             pnl_tick_value=self._pnl_tick_value(),
             bounds=self._bounds_told(),
+            budget=self._spent.summary(self._world[0]),
         )
         summary["markouts"] = markouts(self._folder, self._target)
         if self._trace is not None:
@@ -278,21 +289,23 @@ class _Run:
         run, w = compiled_run(), self._world[0]
         total = self._recording.rows
         s = w["state"][0]
-        for name, feed in self._feeds.items():
-            s[f"more_{name}"] = self._read(feed)
+        for feed in self._feeds.values():
+            self._read(feed)
         if any(feed.rows for feed in self._feeds.values()):
             self._poll_kill_file()
         while True:
-            columns = [feed.columns for feed in self._feeds.values()]
-            came = run(self._world, *columns, self._by_seq)
+            columns = [self._feeds[name].columns for name in MERGED]
+            came = run(self._world, *columns, self._others.columns, self._by_seq)
             if came == TROUBLE:
                 raise self._trouble(int(s["trouble"]))
             if came in (FULL, DONE):
+                self._spent.take(w)
                 self._outputs.put(self._output.take(w, last=came == DONE))
             if came == DONE:
                 break
             if came != FULL:
-                self._refill(self._feeds[_MORE[came]])
+                name = SIGNALS[came - MORE_OTHERS + 1] if came >= MORE_OTHERS else _MORE[came]
+                self._refill(self._feeds[name])
                 self._poll_kill_file()
                 if progress is not None:
                     done = sum(feed.rows for feed in self._feeds.values())
@@ -309,18 +322,21 @@ class _Run:
             # Not a choice of order: this was no neighbour of other inputs.
             s["ties"], s["before_ts"], s["before_kind"] = self._before_kill
             self._before_kill = None
-        s[f"more_{feed.name}"] = self._read(feed)
-        if s[f"more_{feed.name}"]:
-            s[f"at_{feed.name}"] = 0
+        self._read(feed)
 
-    def _read(self, feed: Feed) -> bool:
-        """Read on in a feed, and know the texts that it brings."""
-        more = feed.read()
+    def _read(self, feed: Feed) -> None:
+        """Give the loop a feed's next rows, or tell it that there are none."""
+        s, more = self._world[0]["state"][0], feed.read()
         if feed.texts.keys() - self._texts.by_word.keys():
             self._texts.by_word.update(feed.texts)
             self._settle_disk()
             self._output.learn(feed.texts)
-        return more
+        if feed.name not in MERGED:
+            self._others.take(SIGNALS.index(feed.name) - 1, feed.columns if more else None)
+            return
+        s[f"more_{feed.name}"] = more
+        if more:
+            s[f"at_{feed.name}"] = 0
 
     def _poll_kill_file(self) -> None:
         """Turn a change of the kill file into the next input."""
@@ -354,6 +370,9 @@ class _Run:
     def _write_inputs(self, feed: Feed) -> None:
         """Write a batch of a feed as it was delivered, with its sequence numbers."""
         frame, columns = feed.frame, feed.columns
+        if feed.name not in MERGED:
+            numbers = self._others.numbers(SIGNALS.index(feed.name) - 1)
+            columns = columns._replace(number=numbers)
         feed.frame = None
         if frame is not None:
             # Answers of the venue go to the journal, as what the loop has put out does.

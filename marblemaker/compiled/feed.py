@@ -13,6 +13,7 @@ from marblemaker.compiled.layout import (
     NEVER,
     SIGNAL,
     SIGNAL_AGED,
+    TARGET,
     World,
 )
 from marblemaker.compiled.machine import compiled, hot
@@ -20,7 +21,7 @@ from operators.books import LOCKED
 from operators.guards.age import LIVE, QUIET
 
 __all__ = [
-    "chain", "disconnected", "judge_age", "latest_of", "sign_of_life", "tell_feed", "wait_for_age",
+    "chain", "disconnected", "judge_age", "sign_of_life", "tell_feed", "wait_for_age",
 ]  # fmt: skip
 
 NULL = t.NULL_WORD
@@ -169,18 +170,13 @@ def chain(
 
 
 @compiled
-def latest_of(w: World, source: int) -> int:
-    """Place of what the rest of the graph has of a feed: its chain's value, or age's refusal."""
-    return w.feeds[source].latest
-
-
-@compiled
 def refuse_age(w: World, source: int, reason: int, limit_ns: int) -> None:
     """Refuse a feed for its age; the caller hands it on."""
     f, now = w.feeds[source], w.state[0].now
     f.refused = reason
     aged = SIGNAL_AGED + source
-    refuse(w.values[aged], source, w.values[source].seq, now, reason, NULL, NULL, NULL, NULL)
+    by = TARGET if source == TARGET else SIGNAL
+    refuse(w.values[aged], by, w.values[source].seq, now, reason, NULL, NULL, NULL, NULL)
     judged(w.values[aged], (now - f.since) / 1e9, limit_ns / 1e9)
     f.latest = aged
 

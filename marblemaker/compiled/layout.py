@@ -7,6 +7,7 @@ a blank one, so that no arithmetic ever touches it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from marblemaker.compiled.texts import (
 )
 from sinks.journal import DECISIONS_SCHEMA
 from streams.events import Decision, OrderUpdate
+from streams.pump import MAX_SIGNALS
 
 __all__ = ["DECISION", "WORLD", "World", "new_world", "spell"]
 
@@ -33,27 +35,33 @@ World = Any
 NEVER: Final = 2**63 - 1
 
 # Timers of the graph and the sink: each has one at a time.
+# The ages' are as many as there may be feeds, and in their order.
 AGE_SIGNAL: Final = 0
 AGE_TARGET: Final = 1
-SESSION_EDGE: Final = 2
-SESSION_ANEW: Final = 3
-RISK_OVER: Final = 4
-THROTTLE_OVER: Final = 5
-GIVE_UP: Final = 6
-LOOK: Final = 7
-TIMERS: Final = 8
+SESSION_EDGE: Final = 8
+SESSION_ANEW: Final = 9
+RISK_OVER: Final = 10
+THROTTLE_OVER: Final = 11
+GIVE_UP: Final = 12
+LOOK: Final = 13
+TIMERS: Final = 14
 
-# Values that states are made of, by their place in ``World.values``.
+# The feeds, and the values that states are made of, by their place in ``World.values``.
 SIGNAL: Final = 0
 TARGET: Final = 1
-SIGNAL_AGED: Final = 2
-TARGET_AGED: Final = 3
-ALONE: Final = 4
-CLOSED: Final = 5
-ALTERED: Final = 6
-TRIPPED: Final = 7
-KILLED: Final = 8
-VALUES: Final = 9
+OTHERS: Final = 2
+"""The second signal; the third is the next, and so on."""
+FEEDS: Final = 8
+SIGNAL_AGED: Final = 8
+"""Age's refusal of a feed is this plus the feed."""
+ALONE: Final = 16
+CLOSED: Final = 17
+ALTERED: Final = 18
+TRIPPED: Final = 19
+KILLED: Final = 20
+WEIGHTED: Final = 21
+"""What several signals make together."""
+VALUES: Final = 22
 
 
 def _record(integers: str, doubles: str = "") -> np.dtype[Any]:
@@ -62,10 +70,10 @@ def _record(integers: str, doubles: str = "") -> np.dtype[Any]:
 
 
 PARAMETERS: Final = _record(
-    # the strategy
-    "tutorial fair_value tick_size lot_size trade_size max_position count_working stay_passive "
-    "baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
-    "on_reject_resubmit on_cancel_resubmit only_changes "
+    # the strategy; ``others``: how many further signals there are
+    "others tutorial fair_value tick_size lot_size trade_size max_position count_working "
+    "stay_passive baseline half_life_ns has_basis has_schedule outside interval_ns retracts "
+    "on_reject_resubmit on_cancel_resubmit only_changes without_own "
     # the ladder
     "ladder tick base_spread_ticks max_inventory num_levels least_edge reach "
     # risk; -1: no such limit
@@ -79,11 +87,14 @@ PARAMETERS: Final = _record(
     # the venue
     "fill_model maker_ns cancel_ns taker_ns maker_ppm taker_ppm min_base min_quote "
     "live_in_account live_in_market shadows "
+    # budgets; -1: no such limit. ``paced``: the graph keeps to them, not only the venue
+    "has_budget paced per_minute volume_quota quota_per max_quota horizon_ns "
     # whether the operators' outputs are wanted, and all that reach requote
     "traced states_traced "
     # how many rows of output lead back to who called
     "most_rows",
     "scale half_spread_bps inventory_skew_factor signal_skew_factor threshold basis_bps set_price "
+    "threshold_bps "
     "widening",
 )  # fmt: skip
 """What a run is told once; see ``marblemaker.compiled.told``."""
@@ -105,7 +116,7 @@ FEED: Final = _record(
     "following last_ts "
     # age
     "has_spoken since heard refused waiting "
-    # which of the values is the latest: the chain's, or the refusal of age
+    # which of the values is the latest: the chain's, or the refusal of age (by its place)
     "latest",
     "accepted candidate before first average last_mid",
 )
@@ -134,6 +145,8 @@ STATE: Final = _record(
     "mark opened edge pnl_at_open "
     # inventory, as told
     "net buys sells told rejects resets cash cash_rest fees "
+    # the target's book without us
+    "own others_bid others_ask "
     # requote
     "quoted seen_resets has_target unmoved refused_by refused_reason refused_seq "
     # throttle
@@ -151,6 +164,21 @@ STATE: Final = _record(
     "last_anchor last_residual last_widening tripped_value tripped_limit",
 )
 """What the loop remembers beside its tables."""
+
+AHEAD: Final = _record("at stop more")
+"""How far the batch of a further signal is gone through, and whether more may be read."""
+
+BUDGET: Final = _record(
+    # transactions of the last minute: a ring, whose ends only go up
+    "minute_head minute_tail sent busiest batch "
+    "quota lowest_quota spent earned traded exhausted_ns first_ts last_ts quota_rows "
+    # the venue's account
+    "requests_head requests_tail account_quota unearned unearned_rest next_free_ns"
+)
+"""What is counted of the account's budgets."""
+
+PACE: Final = _record("counted_ns round", "tokens")
+"""What may be spent of the quota now; see ``operators.budget``."""
 
 ORDER: Final = _record(
     "n ts side px qty size state filled ts_last cancel_asked cancels assigned acked "
@@ -189,6 +217,7 @@ COMMAND: Final = _record("kind n side px qty expire_ts due")
 """What is sent to the venue: a create, a cancel, a modify or a query."""
 
 LEVEL: Final = _record("side px qty")
+OWN: Final = _record("n side px leaves")
 LEFT: Final = _record("n leaves")
 
 
@@ -204,6 +233,7 @@ ACCOUNT: Final = _row(
     ("seq", "ts", "kind", "n", "venue_id", "px", "qty", "fee", "liquidity", "reason", "quota_left")
 )
 FILLED_ROW: Final = _row(("n", "ts", "side", "px", "qty", "liquidity", "fee"))
+QUOTA_ROW: Final = _row(("ts", "spent"))
 ORDER_ROW: Final = _row(("n", "ts", "side", "px", "qty", "state", "filled", "ts_last"))
 BOUND_ROW: Final = _row(("model", "side", "px", "qty", "fee", "liquidity"))
 
@@ -223,19 +253,22 @@ _QUEUE: Final = 8_192
 _ORDERS: Final = 1_024
 SHADOWS: Final = 2
 """How many fill models there are beside the one that is asked for."""
+RING: Final = 2**20
+"""Transactions of a minute that are remembered."""
 MEMORY: Final = 2**18
 """Numbers of orders that are told apart where orders that have ended are remembered."""
 TRADES: Final = 2**17
 """Trades that are remembered with those orders."""
 
 
-def _lines(name: str, lines: int, rows: int) -> list[tuple[str, Any, int]]:
+def _lines(name: str, shape: tuple[int, ...]) -> list[tuple[str, Any, int]]:
     """A table of words, a line a field, and the same memory as doubles, and how many fields."""
-    size = 8 * lines * rows
+    *tables, _, rows = shape
+    widths = (*tables, rows)
     return [
-        (name, (np.int64, (lines, rows)), 0),
-        (f"{name}_doubles", (np.float64, (lines, rows)), size),
-        (f"{name}_widths", (np.int64, (rows,)), 8 * rows),
+        (name, (np.int64, shape), 0),
+        (f"{name}_doubles", (np.float64, shape), 8 * math.prod(shape)),
+        (f"{name}_widths", (np.int64, widths), 8 * math.prod(widths)),
     ]
 
 
@@ -249,7 +282,7 @@ def _world() -> np.dtype[Any]:
 
     for name, kind, rows in (
         ("parameters", PARAMETERS, 1),
-        ("feed_parameters", FEED_PARAMETERS, 2),
+        ("feed_parameters", FEED_PARAMETERS, FEEDS),
         # Opens and closes of the signal's market, then NEVER.
         ("edges", np.int64, SESSIONS),
         # Opens at which the session baseline starts anew, then NEVER.
@@ -259,7 +292,12 @@ def _world() -> np.dtype[Any]:
         ("decided_words", (np.int64, (len(SOURCES),)), MOST_REASONS),
         ("blank", DECISION, 1),
         ("state", STATE, 1),
-        ("feeds", FEED, 2),
+        ("feeds", FEED, FEEDS),
+        # Of further signals, and the weights and latest residuals of all.
+        ("ahead", AHEAD, MAX_SIGNALS - 1),
+        ("weights", np.float64, MAX_SIGNALS),
+        ("residuals", np.float64, MAX_SIGNALS),
+        ("other_rows", np.int64, MAX_SIGNALS),
         ("values", VALUE, VALUES),
         # When each timer is due (NEVER: it is not out), and when it was set, counted.
         ("due", np.int64, TIMERS),
@@ -268,6 +306,8 @@ def _world() -> np.dtype[Any]:
         ("rejected", np.int64, _QUEUE),
         # What each order has left, as the graph was told.
         ("left", LEFT, _ORDERS),
+        # Our orders that rest, as the graph was told.
+        ("own", OWN, _ORDERS),
         # The decision in the making, what the throttle holds, and what it let go last.
         ("draft", DECISION, 1),
         ("wanted", DECISION, 1),
@@ -300,6 +340,12 @@ def _world() -> np.dtype[Any]:
         # What the venue said, and changes of our orders, that have not been delivered.
         ("answers", ACCOUNT, _QUEUE),
         ("notices", UPDATE, _QUEUE),
+        ("budget", BUDGET, 1),
+        ("paces", PACE, 2),
+        # Instants of transactions, as the graph counts them, and of requests that were admitted.
+        ("minute", np.int64, RING),
+        ("requests", np.int64, RING),
+        ("quota_out", QUOTA_ROW, few),
         ("wanted_out", DECISION, few),
         ("decision_out", DECISION, few),
         ("update_out", UPDATE, few),
@@ -319,8 +365,10 @@ def _world() -> np.dtype[Any]:
         else:
             add(name, kind, rows)
     for name in ("signal_out", "target_out"):
-        tables += _lines(name, FEED_LINES, MOST_ROWS + SPARE)
-    tables += _lines("state_out", STATE_LINES, FEW + SPARE)
+        tables += _lines(name, (FEED_LINES, MOST_ROWS + SPARE))
+    # Of the further signals, and last of what all of them make together.
+    tables += _lines("others_out", (MAX_SIGNALS, FEED_LINES, MOST_ROWS + SPARE))
+    tables += _lines("state_out", (STATE_LINES, FEW + SPARE))
     names, kinds, offsets, at = [], [], [], 0
     for name, kind, size in tables:
         names.append(name)
@@ -339,6 +387,7 @@ def new_world(
     feed_parameters: Records,
     edges: NDArray[np.int64],
     opens: NDArray[np.int64],
+    weights: NDArray[np.float64],
     texts: Texts,
     *,
     first_ts: int,
@@ -351,6 +400,7 @@ def new_world(
     for name, instants in (("edges", edges), ("opens", opens)):
         w[name] = NEVER
         w[name][: len(instants)] = instants
+    w["weights"][: len(weights)] = weights
     w["source_words"] = texts.source_words
     spell(world, texts)
     w["due"] = NEVER
@@ -367,7 +417,7 @@ def new_world(
     s["bid_low"] = s["ask_low"] = -1
     for name in ("bid_sz", "ask_sz", "buy_touched", "sell_touched", "mark"):
         s[name] = NULL_WORD
-    s["closed_ns"] = NULL_WORD
+    s["closed_ns"] = s["others_bid"] = s["others_ask"] = NULL_WORD
     shadows = w["shadows"]
     shadows["model"] = [model for model in range(SHADOWS + 1) if model != p["fill_model"]]
     shadows["buy_touched"] = shadows["sell_touched"] = NULL_WORD
@@ -375,19 +425,20 @@ def new_world(
     s["kill_signal"], s["kill_target"] = SIGNAL, TARGET
     values = w["values"]
     values["widening"] = 1.0
-    for place in (SIGNAL, TARGET):
-        values[place]["is_refusal"], values[place]["by"] = 1, place
+    for place in (*range(FEEDS), WEIGHTED):
+        values[place]["is_refusal"] = 1
+        values[place]["by"] = TARGET if place == TARGET else SIGNAL
         for name in ("bid_px", "ask_px", "bid_sz", "ask_sz"):
             values[place][name] = NULL_WORD
     if p["tutorial"]:
         # A residual of 0 stands in until the first signal: the flaw is copied on purpose.
         values[SIGNAL]["is_refusal"] = 0
     feeds = w["feeds"]
-    feeds["latest"] = (SIGNAL, TARGET)
+    feeds["latest"] = range(FEEDS)
     feeds["average"] = feeds["last_mid"] = feeds["first"] = np.nan
     if p["baseline"] == 0:
         # A baseline that was set is what the first mid is judged against for a split.
-        feeds[SIGNAL]["before"] = p["set_price"]
+        feeds["before"] = p["set_price"]
     return world
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
+from marblemaker.compiled.budget import count_change, start_budget
 from marblemaker.compiled.clock import earliest
 from marblemaker.compiled.decide import (
     kill,
@@ -37,11 +38,11 @@ from marblemaker.compiled.feed import (
     wait_for_age,
 )
 from marblemaker.compiled.layout import (
-    AGE_TARGET,
     FEW,
     GIVE_UP,
     LOOK,
     NEVER,
+    OTHERS,
     RISK_OVER,
     SESSION_ANEW,
     SESSION_EDGE,
@@ -50,10 +51,13 @@ from marblemaker.compiled.layout import (
     TARGET,
     THROTTLE_OVER,
     TIMERS,
+    WEIGHTED,
     World,
 )
 from marblemaker.compiled.machine import compiled, inlined
-from marblemaker.compiled.pace import let_go
+from marblemaker.compiled.own import know_own, without_own
+from marblemaker.compiled.pace import let_go, look_again
+from marblemaker.compiled.several import signal_at, tell_other, weigh
 from marblemaker.compiled.sink import give_up, look, on_account
 from marblemaker.compiled.venue import advance as advance_venue
 from marblemaker.compiled.venue import matters, on_book, on_trade
@@ -66,8 +70,9 @@ from streams.pump import TARGET as TARGET_KIND
 from streams.pump import TRADE as TRADE_KIND
 
 __all__ = [
-    "DONE", "FULL", "MORE_ACCOUNT", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET", "MORE_TRADES",
-    "TROUBLE", "AccountColumns", "Columns", "StatusColumns", "TradeColumns", "make_run",
+    "DONE", "FULL", "MORE_ACCOUNT", "MORE_OTHERS", "MORE_SIGNAL", "MORE_STATUS", "MORE_TARGET",
+    "MORE_TRADES", "TROUBLE", "AccountColumns", "Columns", "StatusColumns", "TradeColumns",
+    "make_run",
 ]  # fmt: skip
 
 NULL = t.NULL_WORD
@@ -80,6 +85,8 @@ MORE_STATUS = 4
 MORE_TRADES = 5
 TROUBLE = 6
 MORE_ACCOUNT = 7
+MORE_OTHERS = 8
+"""The second signal; the third is the next, and so on."""
 
 BACKWARDS = 10
 """Trouble: along ``seq`` time goes back."""
@@ -156,6 +163,8 @@ KILL = 3
 def hear(w: World, u: Any) -> None:
     """Fold a change of an order into the inventory, and let risk judge it."""
     p, s = w.parameters[0], w.state[0]
+    if p.without_own:
+        know_own(w, u)
     k = 0
     while k < s.told and w.left[k].n != u.n:
         k += 1
@@ -203,6 +212,11 @@ def tell(w: World) -> None:
             s.update_rows += 1
             if s.update_rows >= min(w.parameters[0].most_rows, FEW):
                 s.full = 1
+        if p.has_budget:
+            count_change(w, u)
+            if p.paced and not s.disposed:
+                # The throttle hears of it before the rest of the graph.
+                look_again(w)
         if not s.disposed:
             hear(w, u)
     s.notices_head = s.notices_tail = 0
@@ -248,8 +262,12 @@ def settle(w: World) -> None:
 @compiled
 def hand_on(w: World, source: int) -> None:
     """Tell the rest of the graph that a feed's value changed."""
-    tell_feed(w, source)
-    on_pair(w)
+    if source > TARGET:
+        tell_other(w, source - OTHERS, w.values[w.feeds[source].latest])
+    else:
+        tell_feed(w, source)
+    if source == TARGET or not w.parameters[0].others or weigh(w):
+        on_pair(w)
 
 
 @compiled
@@ -270,7 +288,7 @@ def fire(w: World, until: int) -> None:
         s.now = w.due[timer]
         w.due[timer] = NEVER
         s.next_due = w.due.min()
-        if timer <= AGE_TARGET:
+        if timer < SESSION_EDGE:
             look_at_age(w, timer)
         elif timer == SESSION_EDGE:
             session_edge(w)
@@ -319,6 +337,7 @@ def answer_first(w: World, ts: int) -> None:
 @inlined
 def begin(w: World) -> None:
     """Do what happens on subscription, before the first input."""
+    start_budget(w)
     start_session(w)
     start_risk(w)
     if not w.parameters[0].tutorial:
@@ -350,9 +369,9 @@ def finish(w: World) -> bool:
 
 
 @compiled
-def not_so_simple(w: World, source: int) -> None:
-    """Hand on a value that changes something, or may."""
-    p, s = w.parameters[0], w.state[0]
+def hand_in(w: World, source: int) -> None:
+    """Hand a feed's new value to its age, or past it."""
+    p = w.parameters[0]
     f = w.feeds[source]
     if p.tutorial:
         if w.values[SIGNAL_AGED + source].is_refusal:
@@ -369,8 +388,49 @@ def not_so_simple(w: World, source: int) -> None:
     else:
         f.latest = source
         hand_on(w, source)
+
+
+@compiled
+def not_so_simple(w: World, source: int) -> None:
+    """Hand on a value that changes something, or may."""
+    s = w.state[0]
+    hand_in(w, source)
     if s.notices_tail or s.answers_tail:
         settle(w)
+
+
+@compiled
+def take_one_of_several(
+    w: World, k: int, ts: int, ts_event: int, bid: int, ask: int, bid_sz: int, ask_sz: int,
+    flags: int,
+) -> None:  # fmt: skip
+    """Take a quote of one of several signals: to the others it is a sign that they live."""
+    p, s = w.parameters[0], w.state[0]
+    source = signal_at(k)
+    f, g = w.feeds[source], w.feed_parameters[source]
+    chain(
+        p, g, f, w.values[source], w.opens, SIGNAL, s.seq, ts, ts_event, bid, ask, bid_sz, ask_sz,
+        flags,
+    )  # fmt: skip
+    f.since, f.has_spoken = ts, 1
+    hand_in(w, source)
+    if g.age:
+        # They have subscribed to one another when all of the graph was in place.
+        for i in range(p.others + 1):
+            if i != k:
+                heard(w, signal_at(i))
+    if s.notices_tail or s.answers_tail:
+        settle(w)
+
+
+@compiled
+def on_feed_status(w: World, feed: int, does: int) -> None:
+    """Let a feed's age know that it is disconnected, or lives."""
+    if does == DISCONNECT:
+        if disconnected(w, feed):
+            hand_on(w, feed)
+    elif does == SIGN and w.feeds[feed].refused != t.DISCONNECTED:
+        heard(w, feed)
 
 
 @inlined
@@ -379,14 +439,13 @@ def on_status(w: World, feed: int, does: int, reason: int) -> None:
     if does == KILL:
         kill(w, reason)
     elif not w.parameters[0].tutorial and feed <= TARGET and w.feed_parameters[feed].age:
-        if does == DISCONNECT:
-            if disconnected(w, feed):
-                hand_on(w, feed)
-        elif does == SIGN and w.feeds[feed].refused != t.DISCONNECTED:
-            heard(w, feed)
+        on_feed_status(w, feed, does)
+        if feed == SIGNAL:
+            for k in range(w.parameters[0].others):
+                on_feed_status(w, OTHERS + k, does)
 
 
-@inlined
+@compiled
 def heard(w: World, feed: int) -> None:
     """Take a sign of life of a feed."""
     if sign_of_life(w, feed):
@@ -556,9 +615,14 @@ def make_run(version: str) -> Callable[..., int]:
         signal: Columns,
         trades: TradeColumns,
         target: Columns,
+        others: Columns | None,
         by_seq: bool,
     ) -> int:
-        """Run on from the present rows; say why it came back."""
+        """Run on from the present rows; say why it came back.
+
+        ``others``: further signals, a line each. Without any (``None``) the loop is compiled
+        without them, so that one signal does not pay for several.
+        """
         w = world[0]
         p, s = w.parameters[0], w.state[0]
         if not len(version):
@@ -585,6 +649,15 @@ def make_run(version: str) -> Callable[..., int]:
         signals, targets, prints = len(signal_key), len(target_key), len(trades_key)
         opens, recorded = w.opens, p.recorded
         look_ahead(s, account, status, by_seq)
+        # What the rest of the graph has of the signal, or of all signals together.
+        together = SIGNAL
+        if others is not None:
+            together = WEIGHTED
+            vs = w.values[WEIGHTED]
+            others_key, others_ts, others_number = others.key, others.ts, others.number
+            others_event, others_flags = others.ts_event, others.flags
+            others_bid, others_ask = others.bid_px, others.ask_px
+            others_bid_sz, others_ask_sz = others.bid_sz, others.ask_sz
         while not s.stopped:
             if s.full:
                 return FULL
@@ -599,6 +672,10 @@ def make_run(version: str) -> Callable[..., int]:
                 return -s.other_kind
             if s.at_trades == prints and s.more_trades:
                 return MORE_TRADES
+            if others is not None:
+                for k in range(p.others):
+                    if w.ahead[k].at == w.ahead[k].stop and w.ahead[k].more:
+                        return MORE_OTHERS + k
             # Ties go in this order.
             key, kind = s.other_key, s.other_kind
             if i < signals:
@@ -606,6 +683,14 @@ def make_run(version: str) -> Callable[..., int]:
                     return twice(s)
                 if signal_key[i] < key:
                     key, kind = signal_key[i], SIGNAL_KIND
+            if others is not None:
+                for k in range(p.others):
+                    at = w.ahead[k].at
+                    if at < w.ahead[k].stop:
+                        if by_seq and others_key[k, at] == key:
+                            return twice(s)
+                        if others_key[k, at] < key:
+                            key, kind = others_key[k, at], SIGNAL_KIND + 1 + k
             if s.at_trades < prints:
                 if by_seq and trades_key[s.at_trades] == key:
                     return twice(s)
@@ -627,8 +712,15 @@ def make_run(version: str) -> Callable[..., int]:
                 ts = trades_ts[s.at_trades]
             elif kind == STATUS_KIND:
                 ts = status_ts[s.at_status]
-            else:
+            elif kind == ACCOUNT_KIND:
                 ts = account_ts[s.at_account]
+            else:
+                ts = 0
+            if others is not None:
+                is_other = SIGNAL_KIND < kind < TRADE_KIND
+                if is_other:
+                    k = kind - SIGNAL_KIND - 1
+                    ts = others_ts[k, w.ahead[k].at]
             if by_seq and ts < s.before_ts:
                 s.trouble = BACKWARDS
                 return TROUBLE
@@ -637,6 +729,27 @@ def make_run(version: str) -> Callable[..., int]:
                 continue
             count_tie(s, by_seq, ts, kind)
             s.now = ts
+            if others is not None:
+                if is_other:
+                    k = kind - SIGNAL_KIND - 1
+                    at = w.ahead[k].at
+                    w.ahead[k].at = at + 1
+                    s.seq += 1
+                    others_number[k, at] = s.seq
+                    take_one_of_several(
+                        w, k + 1, ts, others_event[k, at], others_bid[k, at], others_ask[k, at],
+                        others_bid_sz[k, at], others_ask_sz[k, at], others_flags[k, at],
+                    )  # fmt: skip
+                    continue
+                if is_signal:
+                    s.at_signal = i + 1
+                    s.seq += 1
+                    signal_number[i] = s.seq
+                    take_one_of_several(
+                        w, 0, ts, signal_event[i], signal_bid[i], signal_ask[i],
+                        signal_bid_sz[i], signal_ask_sz[i], signal_flags[i],
+                    )  # fmt: skip
+                    continue
             if not is_signal and kind != TARGET_KIND:
                 if kind == TRADE_KIND:
                     s.at_trades += 1
@@ -663,15 +776,18 @@ def make_run(version: str) -> Callable[..., int]:
             else:
                 s.at_target = j + 1
                 bid, ask = target_bid[j], target_ask[j]
-                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, target_bid_sz[j], target_ask_sz[j]
+                bid_sz, ask_sz = target_bid_sz[j], target_ask_sz[j]
+                s.bid, s.ask, s.bid_sz, s.ask_sz = bid, ask, bid_sz, ask_sz
                 if matters(s, ts):
                     on_book(w)
                     answer_first(w, ts)
                 s.seq = target_key[j] if recorded else s.seq + 1
                 target_number[j] = s.seq
+                if p.without_own:
+                    bid, ask, bid_sz, ask_sz = without_own(w, bid, ask, bid_sz, ask_sz)
                 chain(
                     p, gt, ft, vt, opens, TARGET, s.seq, ts, target_event[j],
-                    bid, ask, target_bid_sz[j], target_ask_sz[j], target_flags[j],
+                    bid, ask, bid_sz, ask_sz, target_flags[j],
                 )  # fmt: skip
                 f, g, source = ft, gt, TARGET
             f.since, f.has_spoken = ts, 1
@@ -680,13 +796,13 @@ def make_run(version: str) -> Callable[..., int]:
                 and not (g.age and (f.refused or not f.waiting))
                 and not vs.is_refusal
                 and not vt.is_refusal
-                and fs.latest == SIGNAL
+                and (together == WEIGHTED or fs.latest == SIGNAL)
                 and ft.latest == TARGET
                 and unchanged(p, s, vs, vt)
             ):
                 tell_feed(w, source)
                 s.refused_by = -1
-                s.signal_place = s.kill_signal = SIGNAL
+                s.signal_place = s.kill_signal = together
                 s.target_place = s.kill_target = TARGET
                 s.has_state = 1
                 s.unmoved += 1

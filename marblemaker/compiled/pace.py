@@ -6,22 +6,58 @@ from typing import Any
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
+from marblemaker.compiled.budget import earliest_ns
 from marblemaker.compiled.clock import cancel, schedule
 from marblemaker.compiled.layout import THROTTLE_OVER, World
 from marblemaker.compiled.machine import compiled
 from marblemaker.compiled.sink import decided
+from operators.budget import FAR_NS
 from streams.events import BUY, SELL
 
-__all__ = ["let_go", "throttled"]
+__all__ = ["let_go", "look_again", "throttled"]
 
 NULL = t.NULL_WORD
+
+
+@compiled
+def allowed_ns(w: World, d: Any) -> int:
+    """When a target may go: now, or later."""
+    p, s = w.parameters[0], w.state[0]
+    due = s.now
+    if s.went:
+        due = max(due, steps.release_ns(s.went_ns, p.interval_ns))
+    if p.paced:
+        due = max(due, earliest_ns(w, s.now, d.bid_levels + d.ask_levels))
+    return due
+
+
+@compiled
+def wait(w: World, due: int) -> None:
+    """Let what is held wait until its time has come."""
+    s = w.state[0]
+    s.held_due = due
+    # What only a fill can pay for has no time: its notice looks again.
+    if due - s.now >= FAR_NS:
+        cancel(w, THROTTLE_OVER)
+    else:
+        schedule(w, THROTTLE_OVER, due)
+
+
+@compiled
+def look_again(w: World) -> None:
+    """Look, after a change of our orders, whether what is held may go sooner or later."""
+    s = w.state[0]
+    if s.has_held:
+        due = allowed_ns(w, w.held[0])
+        if due != s.held_due:
+            wait(w, due)
 
 
 @compiled
 def throttled(w: World) -> None:
     """Let the draft through, or hold it back."""
     p, s = w.parameters[0], w.state[0]
-    if not p.interval_ns:
+    if not p.interval_ns and not p.paced:
         decided(w)
         return
     d = w.draft[0]
@@ -32,16 +68,13 @@ def throttled(w: World) -> None:
         add_unreported(w)
         decided(w)
         return
-    due = s.now
-    if s.went:
-        due = max(due, steps.release_ns(s.went_ns, p.interval_ns))
+    due = allowed_ns(w, d)
     if due <= s.now:
         cancel(w, THROTTLE_OVER)
         pass_on(w)
         return
     if not s.has_held or due != s.held_due:
-        s.held_due = due
-        schedule(w, THROTTLE_OVER, due)
+        wait(w, due)
     w.wanted[0] = w.draft[0]
     again = s.has_held and same_levels(w)
     w.held[0] = w.draft[0]
@@ -50,6 +83,8 @@ def throttled(w: World) -> None:
         s.unreported += 1 + d.unmoved
     else:
         d.action, d.reason = t.HOLD, t.THROTTLE
+        if not s.went or s.now >= steps.release_ns(s.went_ns, p.interval_ns):
+            d.reason = t.BUDGET
         add_unreported(w)
         decided(w)
     if s.has_sent and p.retracts:
@@ -94,6 +129,10 @@ def let_go(w: World) -> None:
     """Send what is held, its time having come."""
     s = w.state[0]
     if not s.has_held:
+        return
+    due = allowed_ns(w, w.held[0])
+    if due > s.now:
+        wait(w, due)
         return
     w.draft[0] = w.held[0]
     d = w.draft[0]

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from marblemaker.compiled.layout import SIGNAL, TARGET
+from marblemaker.compiled.layout import SIGNAL, TARGET, World
 from marblemaker.compiled.loop import (
     DISCONNECT,
     KILL,
@@ -32,7 +32,7 @@ from streams.events import SIDE_NAMES, AccountKind
 from streams.instrument import Instrument
 from streams.recording import RecordingError, checked_rows, schema_of
 
-__all__ = ["MAX_PX", "Feed", "kills_of"]
+__all__ = ["MAX_PX", "Feed", "Others", "kills_of"]
 
 MAX_PX: Final = 10**17
 """Highest price that the loop counts with, 1e-9: a hundred million of quote currency."""
@@ -222,6 +222,38 @@ def _words(series: pl.Series) -> NDArray[np.int64]:
     """Texts as words, an absent one as ``NULL_WORD``."""
     words = {text: word(text) for text in series.unique().drop_nulls().to_list()}
     return np.array([words.get(text, NULL_WORD) for text in series.to_list()], np.int64)
+
+
+class Others:
+    """Batches of further signals as the loop takes them: a line of each column for each signal."""
+
+    def __init__(self, w: World, signals: int, batch_rows: int) -> None:
+        """Make room for this many signals; ``w`` is told how far each goes."""
+        self._ahead = w["ahead"]
+        self._lines: list[NDArray[Any]] = []
+        self.columns: Columns | None = None
+        """For the loop; ``None`` if there are none."""
+        if signals:
+            flags = len(Columns._fields) - 1
+            self._lines = [
+                np.empty((signals, batch_rows), np.uint8 if k == flags else np.int64)
+                for k in range(len(Columns._fields))
+            ]
+            self.columns = Columns(*self._lines)
+
+    def take(self, k: int, columns: AnyColumns | None) -> None:
+        """Take the next batch of a signal; ``None``: there is none."""
+        ahead = self._ahead[k]
+        ahead["more"] = columns is not None
+        if columns is not None:
+            ahead["at"], ahead["stop"] = 0, len(columns.key)
+            for line, column in zip(self._lines, columns, strict=True):
+                line[k, : ahead["stop"]] = column
+
+    def numbers(self, k: int) -> NDArray[np.int64]:
+        """Sequence numbers of the batch that a signal has gone through."""
+        assert self.columns is not None
+        return self.columns.number[k, : self._ahead[k]["stop"]].copy()
 
 
 def _integers(series: pl.Series) -> NDArray[np.int64]:

@@ -248,7 +248,8 @@ def pursue(w: World, refused: int, reason: int) -> None:
             if order.assigned or order.state == t.PENDING_CANCEL or order.px == NULL:
                 continue
             # Over its limits the venue would refuse the same again, and count it.
-            if order.n == refused and (reason == t.OVER_LIMITS or order.cancels >= _TRIES):
+            limited = reason == t.OVER_LIMITS or reason == t.TOO_MANY_REQUESTS
+            if order.n == refused and (limited or order.cancels >= _TRIES):
                 order.cancels = max(order.cancels, _TRIES)
                 w.anomalies[t.REFUSED_AGAIN] += order.cancels == _TRIES
                 order.asked_ts = s.now

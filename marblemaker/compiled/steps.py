@@ -8,6 +8,7 @@ from marblemaker.compiled.machine import compiled
 from operators import (
     anchor,
     books,
+    budget,
     ladder,
     mid,
     requote,
@@ -15,6 +16,8 @@ from operators import (
     skew,
     throttle,
     tick_ladder,
+    weighted,
+    without_own,
 )
 from operators.guards import age, basis, collar, event_time, frozen, risk, split
 from streams import instrument
@@ -44,6 +47,11 @@ half_spread = compiled(ladder.half_spread)
 bid_price = compiled(ladder.bid_price)
 ask_price = compiled(ladder.ask_price)
 moved = compiled(requote.moved)
+weighted_sum = compiled(weighted.weighted_sum)
+others_size = compiled(without_own.others_size)
+widened_bps = compiled(requote.widened_bps)
+widening = compiled(budget.widening)
+accrued = compiled(budget.accrued)
 release_ns = compiled(throttle.release_ns)
 levels_through = compiled(throttle.levels_through)
 skew_ticks = compiled(tick_ladder.skew_ticks)

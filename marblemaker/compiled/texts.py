@@ -103,6 +103,7 @@ CANCEL_DISTANCE: Final = word("cancel distance")
 EDGE: Final = word("edge")
 RELEASED: Final = word("throttle released")
 THROTTLE: Final = word("throttle")
+BUDGET: Final = word("budget")
 TAKEN_AWAY: Final = word("taken away at once")
 
 # ---------------------------------------------------------------- orders and the venue's answers
@@ -135,6 +136,8 @@ REQUESTED: Final = word("requested")
 NOT_OPEN: Final = word("21709 not open")
 TOO_MANY_IN_ACCOUNT: Final = word("21717 too many orders of the account")
 TOO_MANY_IN_MARKET: Final = word("21718 too many orders in the market")
+TOO_MANY_REQUESTS: Final = word("23000 too many requests")
+QUOTA_EXHAUSTED: Final = word("23000 volume quota exhausted")
 NOT_ACTIVE: Final = word("21715 not active")
 DONE_ALREADY: Final = word("modified to what has filled")
 MOVED_ACROSS: Final = word("canceled-post-only")
@@ -154,12 +157,13 @@ UNKNOWN_ORDER: Final = word("21700 unknown order")
 _SPELLED: Final = (
     "", "quote", "withdraw", "retract", "refuse", "hold", "crossed after rounding",
     "position limit", "notional limit", "no positive price", "cancel distance", "edge",
-    "throttle released", "throttle",
+    "throttle released", "throttle", "budget",
     "taken away at once", "pending_new", "open", "pending_cancel", "filled", "cancelled",
     "rejected", "expired", "ack", "reject", "fill", "cancel", "cancel_reject", "expire", "stop",
     "pending_modify", "modify", "modify_reject", "21715 not active",
     "modified to what has filled", "canceled-post-only",
     "21717 too many orders of the account", "21718 too many orders in the market",
+    "23000 too many requests", "23000 volume quota exhausted",
     "MAKER", "TAKER", "requested", "21709 not open", "21702 price off the tick",
     "21701 size off the lot", "21706 below the minimum base amount",
     "21706 below the minimum quote amount", "canceled-post-only: post-only would cross",

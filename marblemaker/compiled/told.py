@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from marblemaker.calendar import opens_ns
 from marblemaker.compiled.layout import (
     FEED_PARAMETERS,
+    FEEDS,
     MOST_ROWS,
+    OTHERS,
     PARAMETERS,
     SHADOWS,
     SIGNAL,
     TARGET,
 )
 from marblemaker.settings import Settings, SettingsError
-from marblemaker.wiring import latency_of, parameters_of, replace_policy_of
+from marblemaker.wiring import budget_of, latency_of, limits_of, parameters_of, replace_policy_of
 from operators.quoting import Guards, Parameters
 from sinks.fills import FillModel
 from sinks.order_sink import LONGEST_WAIT_NS
@@ -40,12 +42,13 @@ _MOST: Final = 2**61
 
 
 class Told(NamedTuple):
-    """Parameters of the run, of both feeds, and the instants that sessions open and close."""
+    """Parameters of the run and its feeds, when sessions open and close, the signals' weights."""
 
     parameters: NDArray[Any]
     feeds: NDArray[Any]
     edges: NDArray[np.int64]
     opens: NDArray[np.int64]
+    weights: NDArray[np.float64]
 
 
 def told(
@@ -65,6 +68,7 @@ def told(
     altered = built.preset == "fair_value" or (schedule is not None and g.outside != "withdraw")
     baseline = settings.strategy.signal_baseline
     values: dict[str, Any] = {
+        "others": len(built.baselines) - 1,
         "tutorial": tutorial,
         "fair_value": built.preset == "fair_value",
         "tick_size": built.instrument.tick_size,
@@ -82,6 +86,7 @@ def told(
         "retracts": not tutorial,
         "on_reject_resubmit": tutorial,
         "on_cancel_resubmit": built.on_cancel_resubmit,
+        "without_own": built.anchor_without_own,
         "traced": traced,
         "most_rows": min(most_rows, MOST_ROWS),
         "states_traced": altered and not tutorial,
@@ -89,6 +94,7 @@ def told(
         "half_spread_bps": built.half_spread_bps,
         "inventory_skew_factor": built.inventory_skew_factor,
         "signal_skew_factor": built.signal_skew_factor,
+        "threshold_bps": built.requote_threshold_bps,
         "threshold": built.requote_threshold_bps / 10_000.0,
         "basis_bps": g.max_basis_bps or 0.0,
         "set_price": 0.0 if isinstance(baseline, str) else baseline,
@@ -98,6 +104,7 @@ def told(
         **_sink(settings, recorded),
         **_venue(settings, built),
         "shadows": SHADOWS if bounds else 0,
+        **_budget(settings, built),
     }
     for name, value in values.items():
         _check(name, value)
@@ -109,6 +116,7 @@ def told(
         feeds=_feeds(g),
         edges=np.array([] if schedule is None else schedule.edges, np.int64),
         opens=np.array(opens_ns(*span) if session else [], np.int64),
+        weights=np.array(built.weights),
     )
 
 
@@ -169,12 +177,16 @@ def _sink(settings: Settings, recorded: bool) -> dict[str, Any]:
         "max_batch": _BATCH,
         "in_flight_ns": in_flight_ns,
         "recorded": recorded,
-        "asks": recorded or longest_ns >= min(in_flight_ns, LONGEST_WAIT_NS),
+        # Over a limit the venue refuses cancels and modifies of orders that work.
+        "asks": recorded
+        or longest_ns >= min(in_flight_ns, LONGEST_WAIT_NS)
+        or budget_of(settings) is not None,
     }
 
 
 def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
     latency, fees = latency_of(settings), TIER_FEES_PPM[settings.venue.tier]
+    limits = limits_of(settings)
     return {
         "fill_model": FILL_MODELS[settings.venue.fill_model],
         "maker_ns": latency.maker_ns,
@@ -182,10 +194,31 @@ def _venue(settings: Settings, built: Parameters) -> dict[str, Any]:
         "taker_ns": latency.taker_ns,
         "maker_ppm": fees[0],
         "taker_ppm": fees[1],
-        "live_in_account": _or_off(settings.venue.max_orders_per_account),
-        "live_in_market": _or_off(settings.venue.max_orders_per_market),
+        "live_in_account": _or_off(limits.orders_per_account),
+        "live_in_market": _or_off(limits.orders_per_market),
         "min_base": built.instrument.min_base_amount,
         "min_quote": built.instrument.min_quote_amount,
+    }
+
+
+def _budget(settings: Settings, built: Parameters) -> dict[str, Any]:
+    limits = budget_of(settings)
+    if limits is None:
+        return {"per_minute": _OFF, "volume_quota": _OFF}
+    horizon, exact = limits.horizon_ns, 2**53
+    if horizon > exact:
+        raise SettingsError(
+            f"--engine compiled takes a venue.quota_horizon_secs of up to {exact // _NS}, it is "
+            f"{settings.venue.quota_horizon_secs}; use --engine rx"
+        )
+    return {
+        "has_budget": True,
+        "paced": built.budget is not None,
+        "per_minute": _or_off(limits.transactions_per_minute),
+        "volume_quota": _or_off(limits.volume_quota),
+        "quota_per": limits.quota_per,
+        "max_quota": limits.max_quota,
+        "horizon_ns": horizon,
     }
 
 
@@ -196,7 +229,7 @@ def _feeds(g: Guards) -> NDArray[Any]:
         "max_ahead_ns", "max_signal_behind_ns", "max_target_behind_ns",
     ):  # fmt: skip
         _check(name, getattr(g, name))
-    feeds = np.zeros(2, FEED_PARAMETERS)
+    feeds = np.zeros(FEEDS, FEED_PARAMETERS)
     for source, behind, age in (
         (SIGNAL, g.max_signal_behind_ns, g.max_signal_age_ns),
         (TARGET, g.max_target_behind_ns, g.max_target_age_ns),
@@ -221,4 +254,5 @@ def _feeds(g: Guards) -> NDArray[Any]:
         f["scheduled"] = g.schedule is not None
         if g.max_signal_age_outside_ns is not None:
             f["outside_ns"] = g.max_signal_age_outside_ns
+    feeds[OTHERS:] = f
     return feeds

@@ -6,6 +6,7 @@ from typing import Any
 
 from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
+from marblemaker.compiled.budget import admit, credit, pay
 from marblemaker.compiled.layout import (
     CANCEL,
     CREATE,
@@ -52,6 +53,9 @@ def say(w: World, kind: int, n: int, reason: int) -> None:
     s.answers_tail += 1
     a.kind, a.n, a.reason = kind, n, reason
     a.venue_id = a.px = a.qty = a.fee = a.liquidity = a.quota_left = NULL
+    limited = reason == t.TOO_MANY_REQUESTS or reason == t.QUOTA_EXHAUSTED
+    if w.parameters[0].has_budget and (kind == t.ACK or kind == t.MODIFY or limited):
+        a.quota_left = w.budget[0].account_quota
 
 
 @compiled
@@ -59,6 +63,8 @@ def say_fill(w: World, n: int, px: int, qty: int, fee_ppm: int, liquidity: int) 
     """Queue the answer of a fill."""
     s = w.state[0]
     s.trades += 1
+    if w.parameters[0].has_budget:
+        credit(w, px, qty)
     say(w, t.FILL, n, NULL)
     a = w.answers[s.answers_tail - 1]
     a.venue_id, a.px, a.qty, a.liquidity = s.trades, px, qty, liquidity
@@ -99,14 +105,28 @@ def submit(w: World, start: int, stop: int) -> None:
     p, s = w.parameters[0], w.state[0]
     if p.recorded:
         return
+    transactions = 0
+    for k in range(start, stop):
+        transactions += w.commands[k].kind != QUERY
+    admitted = not p.has_budget or not transactions or admit(w)
     for k in range(start, stop):
         c = w.commands[k]
         delay_ns = p.cancel_ns
-        if c.kind == CREATE or c.kind == MODIFY:
-            refusal = refusal_of(w, c)
-            if refusal != NULL:
-                say(w, t.REJECT if c.kind == CREATE else t.MODIFY_REJECT, c.n, refusal)
+        refusal = NULL
+        if c.kind == QUERY:
+            if p.has_budget and not admit(w):
                 continue
+        elif not admitted:
+            refusal = t.TOO_MANY_REQUESTS
+        elif c.kind != CANCEL:
+            refusal = refusal_of(w, c)
+            if refusal == NULL and p.has_budget and not pay(w, transactions == 1):
+                refusal = t.QUOTA_EXHAUSTED
+        if refusal != NULL:
+            refused = t.MODIFY_REJECT if c.kind == MODIFY else t.CANCEL_REJECT
+            say(w, t.REJECT if c.kind == CREATE else refused, c.n, refusal)
+            continue
+        if c.kind == CREATE or c.kind == MODIFY:
             delay_ns = p.taker_ns if c.px == NULL else p.maker_ns
             # Live are those that rest and those on their way there.
             s.live += c.kind == CREATE and c.px != NULL

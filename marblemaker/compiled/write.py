@@ -21,6 +21,7 @@ from sinks.fills import FillModel
 from sinks.journal import DECISIONS_SCHEMA, FILLS_SCHEMA, ORDERS_SCHEMA, Journal, Ledger
 from sinks.orders import REMEMBERED
 from streams.events import SIDE_NAMES, OrderUpdate
+from streams.pump import MAX_SIGNALS
 from streams.recording import (
     ACCOUNT_SCHEMA,
 )
@@ -65,9 +66,13 @@ _RARE: Final = (
 class Output:
     """Takes what the loop has put out, and writes it."""
 
-    def __init__(self, journal: Journal, trace: Trace | None, texts: Texts) -> None:
+    def __init__(
+        self, journal: Journal, trace: Trace | None, texts: Texts, signals: int = 1
+    ) -> None:
         """Write by way of the journal and the trace of the run."""
         self._journal = journal
+        # Tables of the further signals, and last of what all of them make together.
+        self._others = [*range(signals - 1), MAX_SIGNALS - 1] if signals > 1 else []
         self._trace = trace
         self._texts: dict[int, str] = {}
         self._ended = pl.DataFrame(schema=ORDERS_SCHEMA)
@@ -98,7 +103,8 @@ class Output:
         """
         s = w["state"][0]
         s["full"] = 0
-        feeds = [self._lines(w, "signal"), self._lines(w, "target")]
+        others = [self._lines_of_other(w, k) for k in self._others]
+        feeds = [self._lines(w, "signal"), *others, self._lines(w, "target")]
         most = max(int(s[f"{name}_rows"]) for name in _RARE)
         # What comes rarely waits for more of it: a table costs the same however few rows it has.
         if not last and 2 * most < min(int(w["parameters"][0]["most_rows"]), FEW):
@@ -123,6 +129,14 @@ class Output:
         widths = w[f"{name}_out_widths"][:height].copy()
         widest = int(widths.max()) if height else 0
         return _Rows(w[f"{name}_out"][:widest, :height].copy(), widths)
+
+    @staticmethod
+    def _lines_of_other(w: World, k: int) -> _Rows:
+        height = int(w["other_rows"][k])
+        w["other_rows"][k] = 0
+        widths = w["others_out_widths"][k, :height].copy()
+        widest = int(widths.max()) if height else 0
+        return _Rows(w["others_out"][k, :widest, :height].copy(), widths)
 
     @staticmethod
     def _cut(w: World, name: str) -> NDArray[Any]:

@@ -37,6 +37,21 @@ def test_the_residual_is_the_weighted_sum_of_each_signals_own(tmp_path: Path) ->
     assert again["digest"] == summary["digest"]
 
 
+def test_what_they_make_together_has_one_digest_whatever_the_size_of_batches(
+    tmp_path: Path,
+) -> None:
+    # With books that are refused among those that are not.
+    feeds = random_feeds(3) | {"signal_2": random_feeds(9)["signal"]}
+    recording = write_recording(tmp_path / "recording", feeds)
+    chosen = settings(signal={"others": ["SMH.EQUS"]})
+
+    for rows in (100, 10_000):
+        replay(recording, chosen, tmp_path / str(rows), batch_rows=rows)
+
+    proofs = [(tmp_path / f"{rows}/trace/proof.json").read_text() for rows in (100, 10_000)]
+    assert proofs[0] == proofs[1]
+
+
 def test_a_recording_without_the_named_signals_is_refused(tmp_path: Path) -> None:
     recording = write_recording(tmp_path / "recording", random_feeds(1, 50))
     chosen = settings(signal={"others": ["SMH.EQUS"]})
