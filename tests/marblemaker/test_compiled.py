@@ -759,6 +759,19 @@ def test_what_it_does_not_do_it_refuses_by_name(asked: Asked, name: str) -> None
     assert "--engine rx" in str(caught.value)
 
 
+def test_a_venue_that_sends_orders_is_refused_unless_its_answers_are_recorded(
+    window: Path, tmp_path: Path
+) -> None:
+    sends = settings(venue={"kind": "lighter"})
+
+    with pytest.raises(SettingsError, match="sends orders and is for live runs"):
+        engine.replay_compiled(window, sends, tmp_path / "run")
+
+    engine.replay_compiled(window, settings(), tmp_path / "run", trace=False)
+    rx, compiled = both(tmp_path / "run", sends, tmp_path, trace=False)
+    assert differences(rx, compiled) == []
+
+
 def test_every_refusal_is_tried_here_and_told_in_the_documentation() -> None:
     text = (ROOT / "docs/compiled.md").read_text(encoding="utf-8")
     here = Path(__file__).read_text(encoding="utf-8")
