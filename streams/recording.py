@@ -41,11 +41,13 @@ __all__ = [
     "QuoteChecker",
     "Recording",
     "RecordingError",
+    "RowChecker",
     "TableWriter",
     "TradeChecker",
     "as_quotes",
     "checked_quotes",
     "checked_rows",
+    "checker_of",
     "did_you_mean",
     "file_entry",
     "lazy_rows",
@@ -55,6 +57,7 @@ __all__ = [
     "scan_frames",
     "schema_of",
     "sha256_of",
+    "unchecked_rows",
     "write_manifest",
 ]
 
@@ -371,7 +374,7 @@ def _as_type(
     )
 
 
-class _RowChecker:
+class RowChecker:
     """Checks a file of rows batch by batch, carrying what batches have in common."""
 
     _never_null: ClassVar[tuple[str, ...]] = ()
@@ -398,6 +401,17 @@ class _RowChecker:
         self._values(batch)
         self._rows += batch.height
         return batch
+
+    def passed(self, batch: pl.DataFrame) -> None:
+        """Count a batch of at least one row that is known to be sound already."""
+        self._rows += batch.height
+        for name in self._last:
+            if name in batch.columns:
+                self._last[name] = batch[name][-1]
+
+    def last(self, name: str) -> int | None:
+        """``ts`` or ``seq`` of the last row so far."""
+        return self._last[name]
 
     def _values(self, batch: pl.DataFrame) -> None:
         raise NotImplementedError
@@ -452,7 +466,7 @@ class _RowChecker:
         self._last[name] = values[-1]
 
 
-class QuoteChecker(_RowChecker):
+class QuoteChecker(RowChecker):
     """Checks a feed of quotes batch by batch: order, signs, and the tick of the instrument."""
 
     _never_null = ("flags",)
@@ -464,7 +478,7 @@ class QuoteChecker(_RowChecker):
         self._on_tick(batch, ("bid_px", "ask_px"))
 
 
-class TradeChecker(_RowChecker):
+class TradeChecker(RowChecker):
     """Checks public trades batch by batch: order, sides, and prices and sizes above zero."""
 
     _never_null = ("px", "qty")
@@ -476,7 +490,7 @@ class TradeChecker(_RowChecker):
         self._on_tick(batch, ("px",))
 
 
-class _StatusChecker(_RowChecker):
+class _StatusChecker(RowChecker):
     _never_null = ("source", "kind")
 
     def _values(self, batch: pl.DataFrame) -> None:
@@ -484,7 +498,7 @@ class _StatusChecker(_RowChecker):
         self._known(batch, "kind", get_args(StatusKind))
 
 
-class _AccountChecker(_RowChecker):
+class _AccountChecker(RowChecker):
     _never_null = ("kind",)
 
     def _values(self, batch: pl.DataFrame) -> None:
@@ -502,7 +516,7 @@ class _AccountChecker(_RowChecker):
             )
 
 
-_CHECKERS: Final[dict[str, type[_RowChecker]]] = {
+_CHECKERS: Final[dict[str, type[RowChecker]]] = {
     "account": _AccountChecker, "status": _StatusChecker, "trades": TradeChecker,
 }  # fmt: skip
 
@@ -531,6 +545,16 @@ def checked_rows(
     return _checked(path, layout, checker(path, instrument), batch_rows)
 
 
+def unchecked_rows(name: str, path: Path, batch_rows: int = BATCH_ROWS) -> Iterator[pl.DataFrame]:
+    """The batches of ``checked_rows``, which ``checker_of`` is still to check."""
+    return _batches(lazy_rows(name, path), path, batch_rows)
+
+
+def checker_of(name: str, path: Path, instrument: Instrument | None = None) -> RowChecker:
+    """What checks the batches of a file, one after the other; see ``checked_rows``."""
+    return _CHECKERS.get(name, QuoteChecker)(path, instrument)
+
+
 def lazy_rows(name: str, path: Path) -> pl.LazyFrame:
     """The rows of ``checked_rows``, not read yet and not checked.
 
@@ -540,7 +564,7 @@ def lazy_rows(name: str, path: Path) -> pl.LazyFrame:
 
 
 def _checked(
-    path: Path, layout: _Layout, checker: _RowChecker, batch_rows: int
+    path: Path, layout: _Layout, checker: RowChecker, batch_rows: int
 ) -> Iterator[pl.DataFrame]:
     frames = _as_rows(scan_frames(path), path, layout)
     for batch in _batches(frames, path, batch_rows):

@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 import polars as pl
+from numba import njit
 from numpy.typing import NDArray
 
 from marblemaker.compiled.layout import SIGNAL, TARGET, World
@@ -30,7 +31,13 @@ from marblemaker.compiled.texts import ASKED_FOR, NULL_WORD, OVER_LIMITS, TAKEN_
 from sinks.orders import ADOPTED, QUERIED
 from streams.events import SIDE_NAMES, AccountKind
 from streams.instrument import Instrument
-from streams.recording import RecordingError, checked_rows, schema_of
+from streams.recording import (
+    RecordingError,
+    checked_rows,
+    checker_of,
+    schema_of,
+    unchecked_rows,
+)
 
 __all__ = ["MAX_PX", "Feed", "Others", "kills_of"]
 
@@ -49,9 +56,44 @@ _FEEDS: Final = {"signal": SIGNAL, "target": TARGET}
 _SIDES: Final = {name: side for side, name in SIDE_NAMES.items()}
 
 _LEAST: Final = {"px": 0, "qty": -(2**61), "fee": -(2**53)}
+_NO_QUOTES: Final = ("status", "trades", "account")
+_NEVER_NULL: Final = ("ts", "seq", "flags")
+_MAY_BE_ABSENT: Final = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
 _ANSWERS: Final = {kind: word(kind) for kind in get_args(AccountKind)}
 
 AnyColumns = Columns | TradeColumns | StatusColumns | AccountColumns
+
+
+@njit(cache=True, nogil=True)
+def sound(columns: Columns, ts: int, seq: int, by_seq: bool, tick: int) -> int:
+    """Count absent numbers in quotes that are sound after ``ts`` and ``seq``; -1 if any is not.
+
+    What ``QuoteChecker`` refuses and what is beyond ``_MOST`` is not sound. There is no way out of
+    the loop, so that it can go through several rows at a time.
+    """
+    absent = bad = 0
+    per_tick = 1.0 / tick
+    for k in range(len(columns.ts)):
+        bad |= (columns.ts[k] < ts) | (columns.ts[k] > 2**62)
+        ts = columns.ts[k]
+        event, bid, ask = columns.ts_event[k], columns.bid_px[k], columns.ask_px[k]
+        bid_sz, ask_sz = columns.bid_sz[k], columns.ask_sz[k]
+        bad |= event > NULL_WORD
+        no_bid, no_ask = bid == NULL_WORD, ask == NULL_WORD
+        no_bid_sz, no_ask_sz = bid_sz == NULL_WORD, ask_sz == NULL_WORD
+        bad |= ((bid < 0) | (bid > MAX_PX)) & (not no_bid)
+        bad |= ((ask < 0) | (ask > MAX_PX)) & (not no_ask)
+        bad |= ((bid_sz < 0) | (bid_sz > 2**61)) & (not no_bid_sz)
+        bad |= ((ask_sz < 0) | (ask_sz > 2**61)) & (not no_ask_sz)
+        # The nearest number of ticks; where the doubles are too coarse it is refused, if wrongly.
+        bad |= (bid - int(bid * per_tick + 0.5) * tick != 0) & (not no_bid)
+        bad |= (ask - int(ask * per_tick + 0.5) * tick != 0) & (not no_ask)
+        absent += (event == NULL_WORD) + no_bid + no_ask + no_bid_sz + no_ask_sz
+    if by_seq:
+        for k in range(len(columns.key)):
+            bad |= (columns.key[k] <= seq) | (columns.key[k] >= NULL_WORD)
+            seq = columns.key[k]
+    return -1 if bad else absent
 
 
 def kills_of(path: Path) -> list[str]:
@@ -88,7 +130,9 @@ class Feed:
         self._kills = kills
         self._batches: Iterator[pl.DataFrame] = iter(())
         if path is not None:
-            self._batches = checked_rows(name, path, instrument, batch_rows)
+            self._batches = unchecked_rows(name, path, batch_rows)
+            self._checker = checker_of(name, path, instrument)
+        self._tick = 1 if instrument is None else instrument.tick_size
         self._by_seq = by_seq
         self.texts: dict[int, str] = {}
         """Texts that are put out again, by their words, of all that has been read."""
@@ -137,6 +181,34 @@ class Feed:
         frame = next(self._batches, None)
         if frame is None:
             return None
+        quotes = self.name not in _NO_QUOTES
+        if not quotes or any(frame[name].null_count() for name in _NEVER_NULL if name in frame):
+            self._check(frame)
+        ts = _integers(frame["ts"])
+        key = _integers(frame["seq"].cast(pl.Int64)) if self._by_seq else ts
+        columns = self._columns(frame, key, ts)
+        if isinstance(columns, Columns):
+            if self._surely_sound(frame, columns):
+                self._checker.passed(frame)
+            else:
+                self._check(frame)
+        return frame, columns
+
+    def _surely_sound(self, frame: pl.DataFrame, columns: Columns) -> bool:
+        """Tell in one pass whether quotes are sound; if not surely, they are looked at closely."""
+        if "seq" in frame and not self._by_seq:
+            return False
+        before = (self._checker.last(name) for name in ("ts", "seq"))
+        ts, seq = (-1 if one is None else one for one in before)
+        absent = sound(columns, ts, seq, self._by_seq, self._tick)
+        return bool(absent == sum(frame[name].null_count() for name in _MAY_BE_ABSENT))
+
+    def _check(self, frame: pl.DataFrame) -> None:
+        """Look at rows closely.
+
+        Errors: RecordingError naming the row, or a number beyond what the loop counts with.
+        """
+        self._checker.check(frame)
         for name, most in _MOST.items():
             highest = frame[name].max() if name in frame.columns else None
             if isinstance(highest, int) and highest > most:
@@ -151,9 +223,6 @@ class Feed:
                     f"{self._path}: {name} goes down to {lowest}, --engine compiled counts down to "
                     f"{least} there; use --engine rx"
                 )
-        ts = _integers(frame["ts"])
-        key = _integers(frame["seq"].cast(pl.Int64)) if self._by_seq else ts
-        return frame, self._columns(frame, key, ts)
 
     def _columns(
         self, frame: pl.DataFrame, key: NDArray[np.int64], ts: NDArray[np.int64]
@@ -201,7 +270,8 @@ class Feed:
         fills = frame["kind"] == "fill"
         ids = frame.select(pl.when(fills).then("venue_id")).to_series()
         texts = frame["liquidity"].unique().drop_nulls().to_list()
-        self.texts |= {word(text): text for text in texts}
+        # Another thread may go through those before.
+        self.texts = self.texts | {word(text): text for text in texts}
         yield _integers(frame["kind"].replace_strict(_ANSWERS, return_dtype=pl.Int64))
         yield _integers(frame["n"])
         yield _words(ids)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from marblemaker.bundled import BUNDLED
 from marblemaker.cli import main
 from marblemaker.compiled import coverage, engine
 from marblemaker.compiled.coverage import NOT_DONE, Asked
+from marblemaker.compiled.engine import replay_compiled
+from marblemaker.compiled.read import MAX_PX, Feed
+from marblemaker.compiled.texts import NULL_WORD
 from marblemaker.replay import replay
 from marblemaker.settings import Settings, SettingsError
 from marblemaker.wiring import simulated_venue_of
@@ -857,3 +861,63 @@ def test_code_of_other_sources_is_not_taken_for_this(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engine, "_SOURCES", ("operators",))
 
     assert engine._version() != now
+
+
+# ---------------------------------------------------------------- reading
+
+
+NUMBERS = st.sampled_from(
+    (None, -1, 0, 1, 10**6 - 1, 10**6, 207_010_000_000, 207_010_000_001, MAX_PX, MAX_PX + 10**6,
+     2**61, 2**61 + 1, 2**63 - 1, NULL_WORD, NULL_WORD - 1, NULL_WORD + 1)
+)  # fmt: skip
+
+
+@trying(max_examples=300, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from((0, 0, 1, 7, -1)), *[NUMBERS] * 5), min_size=1, max_size=6
+    ),
+    numbered=st.booleans(),
+    steps=st.lists(st.sampled_from((1, 1, 1, 2, 0)), min_size=6, max_size=6),
+    decimals=st.sampled_from((None, 3, 5)),
+)
+def test_the_quick_look_at_quotes_lets_pass_what_the_close_one_does(
+    rows: list[tuple[Any, ...]], numbered: bool, steps: list[int], decimals: int | None
+) -> None:
+    names = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
+    columns: dict[str, Any] = {"ts": np.cumsum([START, *(row[0] for row in rows[1:])])}
+    if numbered:
+        columns["seq"] = pl.Series(np.cumsum(steps[: len(rows)]), dtype=pl.UInt64)
+    columns |= {
+        name: pl.Series([row[k + 1] for row in rows], dtype=pl.Int64)
+        for k, name in enumerate(names)
+    }
+    whole = pl.DataFrame(columns).with_columns(flags=pl.lit(128, pl.UInt8))
+    instrument = None
+    if decimals is not None:
+        instrument = change(settings().target_instrument, price_decimals=decimals)
+    verdicts = []
+    for close in (False, True):
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as ahead:
+            path = Path(folder) / "target.parquet"
+            whole.write_parquet(path)
+            feed = Feed("target", path, instrument, {}, by_seq=numbered, batch_rows=2, ahead=ahead)
+            if close:
+                feed._surely_sound = lambda frame, columns: False  # type: ignore[method-assign]
+            try:
+                while feed.read():
+                    pass
+                verdicts.append("sound")
+            except RecordingError as error:
+                verdicts.append(str(error).replace(folder, ""))
+    assert verdicts[0] == verdicts[1]
+
+
+def test_quotes_as_they_should_be_are_not_looked_at_closely(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("looked at closely")
+
+    monkeypatch.setattr(Feed, "_check", refuse)
+    replay_compiled(BUNDLED, settings(), tmp_path / "run")
