@@ -506,7 +506,8 @@ def _wrongly(answer: Answer, source: random.Random, rate: float) -> Answer:
             return [change(event, kind="cancel_reject", reason=reason)]
         if event.kind in ("ack", "modify"):
             refused = change(event, kind="modify_reject", px=None, qty=None, reason=reason)
-            return [of((refused, change(event, px=px, qty=some, reason=reason)))]
+            odd = change(event, px=px, qty=some, reason=reason)
+            return of(([refused], [event, refused], [odd]))
         return [change(event, reason=reason)]
 
     return tell
