@@ -327,6 +327,25 @@ def test_a_venue_that_is_slower_than_the_sink_waits_is_asked(
     assert anomalies["no answer in time: asked the venue"] > 10
 
 
+def test_a_question_that_overtakes_its_order_is_not_answered(tmp_path: Path) -> None:
+    feeds = close_feeds(1)
+    recording = write_recording(
+        tmp_path / "recording", feeds, {"trades": random_trades(1, feeds["target"])}
+    )
+    chosen = settings(
+        strategy={**CLOSE["strategy"], "flatten_on_stop": True}, guards=CLOSE["guards"],
+        # Queries arrive at once, market orders after 200 ms.
+        venue={"latency": "tier", "tier": "premium"}, orders={"in_flight_timeout_secs": 0.1},
+    )  # fmt: skip
+
+    rx, compiled = both(recording, chosen, tmp_path)
+
+    assert differences(rx, compiled) == []
+    anomalies = json.loads((compiled / "summary.json").read_text())["anomalies"]
+    assert anomalies == {"no answer in time: asked the venue": 1}
+    assert pl.read_parquet(compiled / "orders.parquet")["type"].to_list()[-1] == "MARKET"
+
+
 def test_what_the_venue_says_at_the_instant_at_which_a_stop_gives_up_is_taken(
     tmp_path: Path,
 ) -> None:
@@ -711,6 +730,29 @@ def test_time_that_goes_back_along_the_numbers_is_refused(tmp_path: Path) -> Non
 
     with pytest.raises(RecordingError, match="along seq, ts must not go back"):
         engine.replay_compiled(recording, settings(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("seq", "ts", "error"),
+    [(4, START + 3, "seq 4 occurs in two files|a seq occurs in two files"),
+     (5, START + 1, "along seq, ts must not go back")],
+)  # fmt: skip
+def test_what_follows_a_recorded_stop_must_be_in_order_too(
+    tmp_path: Path, seq: int, ts: int, error: str
+) -> None:
+    book = (1_000_000_000, 2_000_000_000, 1, 1)
+    signal = frame([(START, *book), (ts, *book)])
+    target = frame([(START, *book), (START + 3, *book)])
+    recording = write_recording(
+        tmp_path / "recording",
+        {"signal": signal.with_columns(seq=pl.Series([1, seq], dtype=pl.UInt64)),
+         "target": target.with_columns(seq=pl.Series([2, 4], dtype=pl.UInt64))},
+        {"account": [{"seq": 3, "ts": START + 2, "kind": "stop"}]},
+    )  # fmt: skip
+
+    for engine_of in (replay, engine.replay_compiled):
+        with pytest.raises(RecordingError, match=error):
+            engine_of(recording, settings(), tmp_path / "run")
 
 
 # ---------------------------------------------------------------- the cache
