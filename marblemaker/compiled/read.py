@@ -270,8 +270,8 @@ class Feed:
         fills = frame["kind"] == "fill"
         ids = frame.select(pl.when(fills).then("venue_id")).to_series()
         texts = frame["liquidity"].unique().drop_nulls().to_list()
-        # Another thread may go through those before.
-        self.texts = self.texts | {word(text): text for text in texts}
+        # A new dictionary: another thread may be looking at the one before.
+        self.texts = {**self.texts, **{word(text): text for text in texts}}
         yield _integers(frame["kind"].replace_strict(_ANSWERS, return_dtype=pl.Int64))
         yield _integers(frame["n"])
         yield _words(ids)

@@ -355,6 +355,25 @@ def test_a_venue_that_is_slower_than_the_sink_waits_is_asked(
     assert anomalies["no answer in time: asked the venue"] > 10
 
 
+def test_a_question_that_overtakes_its_order_is_not_answered(tmp_path: Path) -> None:
+    feeds = close_feeds(1)
+    recording = write_recording(
+        tmp_path / "recording", feeds, {"trades": random_trades(1, feeds["target"])}
+    )
+    chosen = settings(
+        strategy={**CLOSE["strategy"], "flatten_on_stop": True}, guards=CLOSE["guards"],
+        # Queries arrive at once, market orders after 200 ms.
+        venue={"latency": "tier", "tier": "premium"}, orders={"in_flight_timeout_secs": 0.1},
+    )  # fmt: skip
+
+    rx, compiled = both(recording, chosen, tmp_path)
+
+    assert differences(rx, compiled) == []
+    anomalies = json.loads((compiled / "summary.json").read_text())["anomalies"]
+    assert anomalies == {"no answer in time: asked the venue": 1}
+    assert pl.read_parquet(compiled / "orders.parquet")["type"].to_list()[-1] == "MARKET"
+
+
 def test_what_the_venue_says_at_the_instant_at_which_a_stop_gives_up_is_taken(
     tmp_path: Path,
 ) -> None:
@@ -640,7 +659,8 @@ def _wrongly(answer: Answer, source: random.Random, rate: float) -> Answer:
             return [change(event, kind="cancel_reject", reason=reason)]
         if event.kind in ("ack", "modify"):
             refused = change(event, kind="modify_reject", px=None, qty=None, reason=reason)
-            return [of((refused, change(event, px=px, qty=some, reason=reason)))]
+            odd = change(event, px=px, qty=some, reason=reason)
+            return of(([refused], [event, refused], [odd]))
         return [change(event, reason=reason)]
 
     return tell
@@ -835,6 +855,29 @@ def test_time_that_goes_back_along_the_numbers_is_refused(tmp_path: Path) -> Non
         engine.replay_compiled(recording, settings(), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("seq", "ts", "error"),
+    [(4, START + 3, "seq 4 occurs in two files|a seq occurs in two files"),
+     (5, START + 1, "along seq, ts must not go back")],
+)  # fmt: skip
+def test_what_follows_a_recorded_stop_must_be_in_order_too(
+    tmp_path: Path, seq: int, ts: int, error: str
+) -> None:
+    book = (1_000_000_000, 2_000_000_000, 1, 1)
+    signal = frame([(START, *book), (ts, *book)])
+    target = frame([(START, *book), (START + 3, *book)])
+    recording = write_recording(
+        tmp_path / "recording",
+        {"signal": signal.with_columns(seq=pl.Series([1, seq], dtype=pl.UInt64)),
+         "target": target.with_columns(seq=pl.Series([2, 4], dtype=pl.UInt64))},
+        {"account": [{"seq": 3, "ts": START + 2, "kind": "stop"}]},
+    )  # fmt: skip
+
+    for engine_of in (replay, engine.replay_compiled):
+        with pytest.raises(RecordingError, match=error):
+            engine_of(recording, settings(), tmp_path / "run")
+
+
 # ---------------------------------------------------------------- the cache
 
 
@@ -872,27 +915,34 @@ NUMBERS = st.sampled_from(
 )  # fmt: skip
 
 
+NAMES = ("ts", "seq", "ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
+
+
 @trying(max_examples=300, deadline=None, derandomize=True)
 @given(
-    rows=st.lists(
-        st.tuples(st.sampled_from((0, 0, 1, 7, -1)), *[NUMBERS] * 5), min_size=1, max_size=6
-    ),
+    height=st.integers(1, 6),
     numbered=st.booleans(),
-    steps=st.lists(st.sampled_from((1, 1, 1, 2, 0)), min_size=6, max_size=6),
+    wrong=st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(NAMES), NUMBERS | st.sampled_from((START, 2))),
+        max_size=2,
+    ),
     decimals=st.sampled_from((None, 3, 5)),
 )
 def test_the_quick_look_at_quotes_lets_pass_what_the_close_one_does(
-    rows: list[tuple[Any, ...]], numbered: bool, steps: list[int], decimals: int | None
+    height: int, numbered: bool, wrong: list[tuple[int, str, int | None]], decimals: int | None
 ) -> None:
-    names = ("ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
-    columns: dict[str, Any] = {"ts": np.cumsum([START, *(row[0] for row in rows[1:])])}
-    if numbered:
-        columns["seq"] = pl.Series(np.cumsum(steps[: len(rows)]), dtype=pl.UInt64)
-    columns |= {
-        name: pl.Series([row[k + 1] for row in rows], dtype=pl.Int64)
-        for k, name in enumerate(names)
-    }
-    whole = pl.DataFrame(columns).with_columns(flags=pl.lit(128, pl.UInt8))
+    """``wrong``: row, column and value of what is put in the place of something sound."""
+    quote = (None, 207_010_000_000, 207_020_000_000, 10**9, 5 * 10**9)
+    rows = [
+        dict(zip(NAMES, (START + (k + 1) // 2, k + 1, *quote), strict=True)) for k in range(height)
+    ]
+    for row, name, value in wrong:
+        if row < height and not (value is None and name in ("ts", "seq")):
+            rows[row][name] = abs(value) if name == "seq" and value is not None else value
+    kinds = {name: pl.UInt64() if name == "seq" else pl.Int64() for name in NAMES}
+    whole = pl.DataFrame(rows, kinds, orient="row").with_columns(flags=pl.lit(128, pl.UInt8))
+    if not numbered:
+        whole = whole.drop("seq")
     instrument = None
     if decimals is not None:
         instrument = change(settings().target_instrument, price_decimals=decimals)
