@@ -198,9 +198,8 @@ class Feed:
         """Tell in one pass whether quotes are sound; if not surely, they are looked at closely."""
         if "seq" in frame and not self._by_seq:
             return False
-        before = (self._checker.last(name) for name in ("ts", "seq"))
-        ts, seq = (-1 if one is None else one for one in before)
-        absent = sound(columns, ts, seq, self._by_seq, self._tick)
+        ts, seq = self._checker.last("ts"), self._checker.last("seq")
+        absent = sound(columns, ts or 0, -1 if seq is None else seq, self._by_seq, self._tick)
         return bool(absent == sum(frame[name].null_count() for name in _MAY_BE_ABSENT))
 
     def _check(self, frame: pl.DataFrame) -> None:
