@@ -910,11 +910,8 @@ def test_code_of_other_sources_is_not_taken_for_this(monkeypatch: pytest.MonkeyP
 
 
 NUMBERS = st.sampled_from(
-    (None, -1, 0, 1, 10**6 - 1, 10**6, 207_010_000_000, 207_010_000_001, MAX_PX, MAX_PX + 10**6,
-     2**61, 2**61 + 1, 2**63 - 1, NULL_WORD, NULL_WORD - 1, NULL_WORD + 1)
-)  # fmt: skip
-
-
+    (None, -1, 0, 10**6 - 1, 207_010_000_001, MAX_PX + 10**6, 2**61 + 1, NULL_WORD, NULL_WORD + 1)
+)
 NAMES = ("ts", "seq", "ts_event", "bid_px", "ask_px", "bid_sz", "ask_sz")
 
 
