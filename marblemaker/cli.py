@@ -359,12 +359,10 @@ def _compiles(
     Errors: SettingsError that names what it does not do, without ``--fallback``.
     """
     from marblemaker.compiled.coverage import Asked, not_done, refuse_what_is_not_done
-    from marblemaker.replay import takes_recorded
     from streams.recording import Recording
 
     recordings = [Recording(source, read_manifest(source)) for source in sources]
-    recorded = takes_recorded(recordings, arguments.venue)
-    asked = Asked(recordings, settings[0], arguments.strict, recorded)
+    asked = Asked(recordings, settings[0], arguments.strict)
     if not arguments.fallback:
         refuse_what_is_not_done(asked)
     found = not_done(asked)

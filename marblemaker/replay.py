@@ -66,7 +66,8 @@ from streams.row_groups import RowGroupWriter
 
 __all__ = [
     "Progress", "ReplayError", "bounds_of", "budget_summary", "manifest_of", "new_folder",
-    "new_run", "refuse_live_venue", "replay", "replay_together", "summary_of", "takes_recorded",
+    "new_run", "refuse_live_venue", "refuse_part_of_budget", "replay", "replay_together",
+    "summary_of", "takes_recorded",
 ]  # fmt: skip
 
 
@@ -156,17 +157,26 @@ def replay(
         that cannot be written; ReplayError if the graph failed. Nothing half-written is left.
     """
     recording = Recording.open(source)
-    shared = recording.manifest.sources.get("account", {}).get("shared_with")
     recorded = takes_recorded([recording], venue)
-    if recorded and shared and budget_of(settings) is not None:
-        raise RecordingError(
-            f"{source} shared its account's budget with {', '.join(shared)}: its decisions depend "
-            f"on theirs. Replay the folder that holds them all, or use --venue simulated"
-        )
+    refuse_part_of_budget(recording, settings, recorded=recorded)
     with new_run(out, [source], overwrite=overwrite) as folder, _strictly(strict, progress):
         run = _Run([recording], [settings], [folder], recorded=recorded, bounds=bounds, trace=trace)
         (summary,) = run.complete(batch_rows, progress)
     return summary
+
+
+def refuse_part_of_budget(recording: Recording, settings: Settings, *, recorded: bool) -> None:
+    """Let pass a market whose recorded answers tell of all that its account's budget was spent on.
+
+    Errors: RecordingError if other markets shared it.
+    """
+    shared = recording.manifest.sources.get("account", {}).get("shared_with")
+    if recorded and shared and budget_of(settings) is not None:
+        raise RecordingError(
+            f"{recording.folder} shared its account's budget with {', '.join(shared)}: its "
+            f"decisions depend on theirs. Replay the folder that holds them all, or use "
+            f"--venue simulated"
+        )
 
 
 def replay_together(

@@ -104,7 +104,7 @@ def count_change(w: World, u: World) -> None:
         if quota:
             b.spent += 1
             quota -= 1
-    if u.filled:
+    if u.filled and u.fill_px != NULL:
         whole = b.traded + steps.value_parts(u.fill_px, u.filled)[0]
         units, b.traded = whole // p.quota_per, whole % p.quota_per
         b.earned += units

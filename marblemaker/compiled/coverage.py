@@ -20,8 +20,6 @@ class Asked(NamedTuple):
     recordings: list[Recording]
     settings: Settings
     strict: bool
-    recorded: bool = False
-    """The venue's answers are taken from the recording."""
 
 
 class NotDone(NamedTuple):
@@ -35,10 +33,6 @@ class NotDone(NamedTuple):
 NOT_DONE: Final = (
     NotDone("several recordings as one session", lambda a: len(a.recordings) > 1),
     NotDone("--strict", lambda a: a.strict),
-    NotDone(
-        "recorded answers of a venue with several signals (signal.others)",
-        lambda a: a.recorded and len(a.settings.signal_instruments) > 1,
-    ),
 )
 """In the order in which they are looked for."""
 

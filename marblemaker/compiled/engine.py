@@ -48,6 +48,7 @@ from marblemaker.replay import (
     manifest_of,
     new_run,
     refuse_live_venue,
+    refuse_part_of_budget,
     summary_of,
     takes_recorded,
 )
@@ -153,7 +154,8 @@ def replay_compiled(
     """
     recording = Recording.open(source)
     recorded = takes_recorded([recording], venue)
-    refuse_what_is_not_done(Asked([recording], settings, strict, recorded))
+    refuse_what_is_not_done(Asked([recording], settings, strict))
+    refuse_part_of_budget(recording, settings, recorded=recorded)
     with new_run(out, [source], overwrite=overwrite) as folder:
         run = _Run(
             recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,

@@ -523,6 +523,7 @@ def after_stop(
     signal: Columns,
     trades: TradeColumns,
     target: Columns,
+    others: Columns | None,
 ) -> int:
     """Take what was recorded after a stop: only the order sink still listens, to the venue."""
     s = w.state[0]
@@ -537,6 +538,10 @@ def after_stop(
             return MORE_TARGET
         if k == len(trades.key) and s.more_trades:
             return MORE_TRADES
+        if others is not None:
+            for o in range(w.parameters[0].others):
+                if w.ahead[o].at == w.ahead[o].stop and w.ahead[o].more:
+                    return MORE_OTHERS + o
         key, kind, ts = s.other_key, s.other_kind, 0
         if kind == ACCOUNT_KIND:
             ts = account.ts[s.at_account]
@@ -547,6 +552,13 @@ def after_stop(
             same += signal.key[i] == key
             if signal.key[i] < key:
                 key, kind, ts = signal.key[i], SIGNAL_KIND, signal.ts[i]
+        if others is not None:
+            for o in range(w.parameters[0].others):
+                at = w.ahead[o].at
+                if at < w.ahead[o].stop:
+                    same += others.key[o, at] == key
+                    if others.key[o, at] < key:
+                        key, kind, ts = others.key[o, at], SIGNAL_KIND + 1 + o, others.ts[o, at]
         if k < len(trades.key):
             same += trades.key[k] == key
             if trades.key[k] < key:
@@ -570,6 +582,13 @@ def after_stop(
                 take_account(w, account, s.at_account - 1)
                 continue
             s.seq = key
+            if others is not None:
+                is_other = SIGNAL_KIND < kind < TRADE_KIND
+                if is_other:
+                    o = kind - SIGNAL_KIND - 1
+                    others.number[o, w.ahead[o].at] = key
+                    w.ahead[o].at += 1
+                    continue
             if kind == STATUS_KIND:
                 status.number[s.at_status] = key
                 s.at_status += 1
@@ -648,7 +667,6 @@ def make_run(version: str) -> Callable[..., int]:
         status_ts, account_ts = status.ts, account.ts
         signals, targets, prints = len(signal_key), len(target_key), len(trades_key)
         opens, recorded = w.opens, p.recorded
-        look_ahead(s, account, status, by_seq)
         # What the rest of the graph has of the signal, or of all signals together.
         together = SIGNAL
         if others is not None:
@@ -658,6 +676,7 @@ def make_run(version: str) -> Callable[..., int]:
             others_event, others_flags = others.ts_event, others.flags
             others_bid, others_ask = others.bid_px, others.ask_px
             others_bid_sz, others_ask_sz = others.bid_sz, others.ask_sz
+        look_ahead(s, account, status, by_seq)
         while not s.stopped:
             if s.full:
                 return FULL
@@ -734,7 +753,7 @@ def make_run(version: str) -> Callable[..., int]:
                     k = kind - SIGNAL_KIND - 1
                     at = w.ahead[k].at
                     w.ahead[k].at = at + 1
-                    s.seq += 1
+                    s.seq = others_key[k, at] if recorded else s.seq + 1
                     others_number[k, at] = s.seq
                     take_one_of_several(
                         w, k + 1, ts, others_event[k, at], others_bid[k, at], others_ask[k, at],
@@ -743,7 +762,7 @@ def make_run(version: str) -> Callable[..., int]:
                     continue
                 if is_signal:
                     s.at_signal = i + 1
-                    s.seq += 1
+                    s.seq = signal_key[i] if recorded else s.seq + 1
                     signal_number[i] = s.seq
                     take_one_of_several(
                         w, 0, ts, signal_event[i], signal_bid[i], signal_ask[i],
@@ -809,7 +828,7 @@ def make_run(version: str) -> Callable[..., int]:
             else:
                 not_so_simple(w, source)
         if recorded and s.stopped:
-            came = after_stop(w, account, status, signal, trades, target)
+            came = after_stop(w, account, status, signal, trades, target, others)
             if came != DONE:
                 return came
         if not finish(w):

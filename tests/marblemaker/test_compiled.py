@@ -304,8 +304,6 @@ def test_both_engines_agree_on_random_sessions_settings_and_faults(
 ) -> None:
     """``wrong``: the share of the venue's answers that were recorded wrongly, if any were."""
     chosen = of_several(chosen, len(feeds) - 1)
-    if len(feeds) > 2:
-        wrong = None  # Both together are refused.
     trades = random_trades(seed, feeds["target"])
     events = {"status": status, "trades": trades}
     with tempfile.TemporaryDirectory() as folder:
@@ -462,8 +460,10 @@ def test_the_budgets_of_the_account_are_kept_alike(
     recording = write_recording(tmp_path / "recording", walked, {"trades": trades})
 
     rx, compiled = both(recording, settings(**sections), tmp_path, batch_rows=20)
+    again = both(rx, settings(**sections), tmp_path / "recorded", batch_rows=20)
 
     assert differences(rx, compiled) == []
+    assert differences(*again) == []
     summary = json.loads((rx / "summary.json").read_text())
     decisions = pl.read_parquet(rx / "decisions.parquet")
     saw = {
@@ -500,11 +500,12 @@ def test_several_signals_make_one_residual_alike(
     chosen = settings(**(BUSY | {"signal": {"others": names}, "guards": guards}))
 
     runs = [both(recording, chosen, tmp_path, batch_rows=100)]
-    # A run is numbered, so the same again is merged by numbers.
-    options: dict[str, Any] = {"venue": "simulated", "batch_rows": 7}
-    runs.append(both(runs[0][0], chosen, tmp_path / "again", **options))
+    # A run is numbered, so the same again is merged by numbers; then with the recorded answers.
+    for venue in ("simulated", "recorded"):
+        again: dict[str, Any] = {"venue": venue, "batch_rows": 7}
+        runs.append(both(runs[0][0], chosen, tmp_path / venue, **again))
 
-    assert [differences(*run) for run in runs] == [[], []]
+    assert [differences(*run) for run in runs] == [[], [], []]
     reasons = set(pl.read_parquet(runs[0][0] / "trace/weighted.parquet")["reason"])
     assert {None, "quiet", "disconnected"} <= reasons or {None, "dead", "disconnected"} <= reasons
 
@@ -569,7 +570,7 @@ def test_both_engines_agree_on_answers_that_come_late_twice_wrong_or_not_at_all(
             **CLOSE["strategy"], "max_position": of(("0.1", "0.3", "1")),
             "preset": ("composite", "tutorial", "fair_value", "ladder")[seed % 4],
             "flatten_on_stop": of((True, False)), "on_cancel_resubmit": of((True, False)),
-            "expire_time_secs": of(("off", 0.5)),
+            "expire_time_secs": of(("off", 0.5)), "anchor_without_own": of((True, False)),
         },
         "guards": CLOSE["guards"],
         "orders": {
@@ -577,7 +578,10 @@ def test_both_engines_agree_on_answers_that_come_late_twice_wrong_or_not_at_all(
             "in_flight_timeout_secs": of((0.1, 0.3, 5.0)),
             "stop_timeout_secs": of((0.05, 1.0, 10.0)),
         },
-        "venue": {"latency": of((0.0, "80ms")), "fill_model": "touch"},
+        "venue": {
+            "latency": of((0.0, "80ms")), "fill_model": "touch",
+            "volume_quota": of(("off", 40)), "transactions_per_minute": of(("off", 30)),
+        },
     }  # fmt: skip
     if sections["strategy"]["preset"] == "ladder":
         sections["strategy"] |= {
@@ -770,8 +774,6 @@ def _asked(**changes: Any) -> Asked:
     [
         (_asked(recordings=2), "several recordings as one session"),
         (_asked(strict=True), "--strict"),
-        (_asked(recorded=True, settings=settings(signal={"others": ["QQQ.EQUS"]})),
-         "recorded answers of a venue with several signals (signal.others)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from marblemaker.cli import main
+from marblemaker.compiled.engine import replay_compiled
 from marblemaker.replay import replay, replay_together
 from marblemaker.settings import Settings
 from streams.recording import RecordingError, read_manifest
@@ -106,8 +107,9 @@ def test_a_part_that_shared_a_budget_does_not_replay_alone(
 ) -> None:
     chosen = [market(name, venue={"volume_quota": 60}) for name in NAMES]
     replay_together(recordings, chosen, tmp_path / "both")
-    with pytest.raises(RecordingError, match="shared its account's budget with TSLA-PERP"):
-        replay(tmp_path / "both" / NAMES[0], chosen[0], tmp_path / "part")
+    for engine in (replay, replay_compiled):
+        with pytest.raises(RecordingError, match="shared its account's budget with TSLA-PERP"):
+            engine(tmp_path / "both" / NAMES[0], chosen[0], tmp_path / "part")
     replay(tmp_path / "both" / NAMES[0], chosen[0], tmp_path / "part", venue="simulated")
 
 
