@@ -20,6 +20,8 @@ _FEW: Final = 0.5
 class RowGroupWriter:
     """Makes a Parquet file of batches of one schema, a row group at a time.
 
+    The same rows give the same bytes, however they are cut into batches.
+
     Memory holds one row group. Until ``close`` the file is no Parquet file, so this is for output
     that is worth nothing unless it is whole; what must outlive a killed process takes
     ``streams.recording.FrameWriter``.
@@ -54,10 +56,14 @@ class RowGroupWriter:
         self._waiting.append(batch)
         self._height += batch.height
         if self._height >= ROW_GROUP_ROWS:
-            rows = pl.concat(self._waiting, rechunk=False)
-            whole = self._height // ROW_GROUP_ROWS * ROW_GROUP_ROWS
-            self._write(rows.slice(0, whole))
-            self._waiting, self._height = [rows.slice(whole)], self._height - whole
+            # In one piece, so that the bytes do not depend on how the rows came.
+            rows = pl.concat(self._waiting, rechunk=True)
+            first = 0
+            while self._height >= ROW_GROUP_ROWS:
+                self._write(rows.slice(first, ROW_GROUP_ROWS))
+                first += ROW_GROUP_ROWS
+                self._height -= ROW_GROUP_ROWS
+            self._waiting = [rows.slice(first)]
 
     def close(self) -> FileEntry:
         """Write what is left and finish the file; return what it is.
@@ -65,7 +71,8 @@ class RowGroupWriter:
         Errors: OSError if the file cannot be written.
         """
         if self._height or self._writer is None:
-            self._write(pl.concat(self._waiting or [pl.DataFrame(schema=self._schema)]))
+            empty = pl.DataFrame(schema=self._schema)
+            self._write(pl.concat(self._waiting or [empty], rechunk=True))
             self._waiting, self._height = [], 0
         self._writer.close()
         return file_entry(self.path, self.rows, self._span)
