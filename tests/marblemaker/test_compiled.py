@@ -442,6 +442,23 @@ def test_a_run_replays_from_its_own_answers(tmp_path: Path, preset: str) -> None
     assert digests[0] == digests[1]
 
 
+def test_what_was_recorded_after_a_stop_is_written_and_not_acted_upon(tmp_path: Path) -> None:
+    feeds = close_feeds(6)
+    status = [{"ts": START + k * SECOND, "source": "signal", "kind": "notice"} for k in range(40)]
+    events = {
+        "trades": random_trades(6, feeds["target"]), "status": status,
+        "account": [{"ts": START + 20 * SECOND, "kind": "stop"},
+                    {"ts": START + 21 * SECOND, "kind": "cancel", "n": 1}],
+    }  # fmt: skip
+    recording = _numbered(tmp_path / "recording", feeds, events)
+
+    rx, compiled = both(recording, settings(**CLOSE), tmp_path, batch_rows=30)
+
+    assert differences(rx, compiled) == []
+    decided = pl.read_parquet(compiled / "decisions.parquet")["ts"]
+    assert decided[-1] < START + 20 * SECOND < feeds["target"]["ts"][-1]
+
+
 @pytest.mark.parametrize("seed", range(EXAMPLES))
 def test_both_engines_agree_on_answers_that_come_late_twice_wrong_or_not_at_all(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
