@@ -41,6 +41,7 @@ from tests.engines import both, differences
 from tests.sessions import (
     SECOND,
     START,
+    Row,
     frame,
     random_feeds,
     random_sections,
@@ -141,6 +142,26 @@ def test_the_same_orders_come_to_the_same_under_every_fill_model(
     assert differences(rx, compiled) == []
     bounds = json.loads((compiled / "summary.json").read_text())["bounds"]
     assert len({told["pnl"] for told in bounds.values()}) == 3
+
+
+def test_another_fill_model_takes_from_a_level_anew_once_it_was_gone(tmp_path: Path) -> None:
+    wide, touched = (206_990, 207_014), (206_980, 206_999)
+    rows: list[Row] = [
+        (START + k * SECOND, bid * 10**6, ask * 10**6, SECOND, 20_000_000)
+        for k, (bid, ask) in enumerate((wide, wide, touched, wide, touched, wide))
+    ]
+    feeds = {"signal": close_feeds(1)["signal"], "target": frame(rows)}
+    recording = write_recording(tmp_path / "recording", feeds)
+    chosen = settings(
+        strategy={**CLOSE["strategy"], "requote_threshold_bps": 50.0}, guards=CLOSE["guards"],
+        venue={"fill_model": "cross"},
+    )  # fmt: skip
+
+    rx, compiled = both(recording, chosen, tmp_path, bounds=True)
+
+    assert differences(rx, compiled) == []
+    bounds = json.loads((compiled / "summary.json").read_text())["bounds"]
+    assert [told["bought"] for told in bounds.values()] == ["0", "0.04", "0.05"]
 
 
 def test_the_run_does_not_depend_on_the_size_of_batches(window: Path, tmp_path: Path) -> None:
@@ -554,6 +575,23 @@ def test_a_run_replays_from_its_own_answers(tmp_path: Path, preset: str) -> None
         for folder in (tmp_path / "run", compiled)
     ]
     assert digests[0] == digests[1]
+
+
+def test_what_was_recorded_after_a_stop_is_written_and_not_acted_upon(tmp_path: Path) -> None:
+    feeds = close_feeds(6)
+    status = [{"ts": START + k * SECOND, "source": "signal", "kind": "notice"} for k in range(40)]
+    events = {
+        "trades": random_trades(6, feeds["target"]), "status": status,
+        "account": [{"ts": START + 20 * SECOND, "kind": "stop"},
+                    {"ts": START + 21 * SECOND, "kind": "cancel", "n": 1}],
+    }  # fmt: skip
+    recording = _numbered(tmp_path / "recording", feeds, events)
+
+    rx, compiled = both(recording, settings(**CLOSE), tmp_path, batch_rows=30)
+
+    assert differences(rx, compiled) == []
+    decided = pl.read_parquet(compiled / "decisions.parquet")["ts"]
+    assert decided[-1] < START + 20 * SECOND < feeds["target"]["ts"][-1]
 
 
 @pytest.mark.parametrize("seed", range(EXAMPLES))
