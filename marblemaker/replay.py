@@ -65,9 +65,20 @@ if TYPE_CHECKING:
 from streams.row_groups import RowGroupWriter
 
 __all__ = [
-    "Progress", "ReplayError", "bounds_of", "budget_summary", "manifest_of", "new_folder",
-    "new_run", "refuse_live_venue", "refuse_part_of_budget", "replay", "replay_together",
-    "summary_of", "takes_recorded",
+    "Progress",
+    "ReplayError",
+    "bounds_of",
+    "budget_summary",
+    "manifest_of",
+    "new_folder",
+    "new_run",
+    "quiet_collector",
+    "refuse_live_venue",
+    "refuse_part_of_budget",
+    "replay",
+    "replay_together",
+    "summary_of",
+    "takes_recorded",
 ]  # fmt: skip
 
 
@@ -274,23 +285,31 @@ def new_run(out: Path, sources: Sequence[Path], *, overwrite: bool) -> Iterator[
 
 
 @contextmanager
-def _tuned_interpreter() -> Iterator[None]:
-    """Let the cycle collector look less often, and the threads that read and write have their turn.
-
-    Events hold no cycles, so there is little to collect. And between two of their calls into
-    compiled code those threads need the interpreter for some µs, for which they would wait 5 ms
-    each time: longer than the graph takes for all that they have to read and write.
-    """
-    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+def quiet_collector() -> Iterator[None]:
+    """Let the cycle collector look less often: events hold no cycles, so it has little to find."""
+    thresholds = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let the threads that read and write have their turn at the interpreter.
+
+    Between two of their calls into compiled code they need it for some µs, for which they would
+    wait 5 ms each time: longer than the graph takes for all that they have to read and write.
+    """
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(_TURN_SECONDS)
     try:
         yield
     finally:
         sys.setswitchinterval(interval)
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def _strictly(strict: bool, progress: Progress | None) -> AbstractContextManager[None]:
@@ -464,7 +483,7 @@ class _Run:
         """Run to the end, write every market's folder, and return their summaries."""
         started = time.perf_counter()
         try:
-            with _tuned_interpreter():
+            with quiet_collector(), _short_turns():
                 self._feed(batch_rows, progress)
             loop_seconds = time.perf_counter() - started
             entries = self._close()

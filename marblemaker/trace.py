@@ -265,7 +265,7 @@ class _Stage:
 
     def close(self) -> None:
         self._spill()
-        self._writer.close()
+        self._writer.finish()
 
 
 _SEGMENT_ROWS: Final = 65_536
@@ -311,6 +311,7 @@ class Trace:
         self._state = _Stage(self.folder, "state", 2 * _REFUSAL, writer)
         self._wanted = _Stage(self.folder, "wanted", len(_D), writer)
         self._orders = _Stage(self.folder, "orders", len(OrderUpdate.__struct_fields__), writer)
+        self._open = [*self._feeds, self._state, self._wanted, self._orders]
         self._decisions = new_tape()
         self._fair_value = fair_value
         self._rolling: dict[str, Rolling] = {}
@@ -571,11 +572,16 @@ class Trace:
 
     # ------------------------------------------------------------ the end
 
+    def finish_tables(self) -> None:
+        """Write all that is left but the digests; there is nothing more to take."""
+        self.take()()
+        for stage in self._open:
+            stage.close()
+        self._open = []
+
     def close(self, manifest: Manifest, decisions: str, outside: Sequence[str] = ()) -> Proof:
         """Write all that is left, the digests and the proof; return the proof."""
-        self.take()()
-        for stage in (*self._feeds, self._state, self._wanted, self._orders):
-            stage.close()
+        self.finish_tables()
         names = operators_in_order(list(self._rolling))
         frames = [pl.DataFrame(schema=DIGESTS_SCHEMA)]
         for name in names:

@@ -594,6 +594,9 @@ class TableWriter(Protocol):
     def append(self, batch: pl.DataFrame) -> None:
         """Add rows; the batch must have the schema's columns in its order."""
 
+    def finish(self) -> None:
+        """Finish the file."""
+
     def close(self) -> FileEntry:
         """Finish the file; return what it is."""
 
@@ -629,20 +632,31 @@ class FrameWriter:
         self._segments.append(segment)
         self.rows += batch.height
 
-    def close(self) -> FileEntry:
+    def finish(self) -> None:
         """Join the segments into the Parquet file and remove them."""
+        self._joined().finish()
+        self._remove()
+
+    def close(self) -> FileEntry:
+        """Do as ``finish``; return what the file is."""
+        entry = self._joined().close()
+        self._remove()
+        return entry
+
+    def _joined(self) -> TableWriter:
         # It needs this module.
         from streams.row_groups import RowGroupWriter
 
         whole = RowGroupWriter(self._parent, self._name, self._schema)
         for segment in self._segments:
             whole.append(pl.read_ipc(segment))
-        entry = whole.close()
+        return whole
+
+    def _remove(self) -> None:
         for segment in self._segments:
             segment.unlink()
         if self._folder.is_dir() and not any(self._folder.iterdir()):
             shutil.rmtree(self._folder)
-        return entry
 
 
 # ---------------------------------------------------------------- reading

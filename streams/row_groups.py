@@ -55,38 +55,64 @@ class RowGroupWriter:
             self._span = (first, batch["ts"][-1])
         self._waiting.append(batch)
         self._height += batch.height
-        if self._height >= ROW_GROUP_ROWS:
-            # In one piece, so that the bytes do not depend on how the rows came.
-            rows = pl.concat(self._waiting, rechunk=True)
-            first = 0
-            while self._height >= ROW_GROUP_ROWS:
-                self._write(rows.slice(first, ROW_GROUP_ROWS))
-                first += ROW_GROUP_ROWS
-                self._height -= ROW_GROUP_ROWS
-            self._waiting = [rows.slice(first)]
+        while self._height >= ROW_GROUP_ROWS:
+            self._write(self._next_group())
 
-    def close(self) -> FileEntry:
-        """Write what is left and finish the file; return what it is.
+    def finish(self) -> None:
+        """Write what is left and finish the file.
 
         Errors: OSError if the file cannot be written.
         """
         if self._height or self._writer is None:
-            empty = pl.DataFrame(schema=self._schema)
-            self._write(pl.concat(self._waiting or [empty], rechunk=True))
-            self._waiting, self._height = [], 0
+            self._write(self._next_group())
         self._writer.close()
+
+    def close(self) -> FileEntry:
+        """Finish the file; return what it is.
+
+        Errors: OSError if the file cannot be written.
+        """
+        self.finish()
         return file_entry(self.path, self.rows, self._span)
 
-    def _write(self, rows: pl.DataFrame) -> None:
-        table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    def _next_group(self) -> list[pl.DataFrame]:
+        """Take the rows of a group from those that wait, or all there are."""
+        group: list[pl.DataFrame] = []
+        missing = ROW_GROUP_ROWS
+        while missing and self._waiting:
+            batch = self._waiting.pop(0)
+            if batch.height > missing:
+                self._waiting.insert(0, batch.slice(missing))
+                batch = batch.slice(0, missing)
+            missing -= batch.height
+            group.append(batch)
+        self._height -= ROW_GROUP_ROWS - missing
+        return group or [pl.DataFrame(schema=self._schema)]
+
+    def _write(self, group: list[pl.DataFrame]) -> None:
+        # Imported with the first rows: it takes a fifth of a second.
+        import pyarrow
+
+        oldest = pl.CompatLevel.oldest()
         if self._writer is None:
-            self._writer = _open(self.path, rows, table.schema)
+            kinds = group[0].clear().to_arrow(compat_level=oldest).schema
+            self._writer = _open(self.path, pl.concat(group), kinds)
+        height = sum(batch.height for batch in group)
+        columns = []
+        for kind in self._writer.schema:
+            parts = [batch[kind.name] for batch in group]
+            if sum(part.null_count() for part in parts) == height:
+                columns.append(pyarrow.nulls(height, kind.type))
+            else:
+                # In one piece, so that the bytes do not depend on how the rows came.
+                whole = pl.concat(parts, rechunk=True)
+                columns.append(whole.to_arrow(compat_level=oldest).cast(kind.type))
+        table = pyarrow.Table.from_arrays(columns, schema=self._writer.schema)
         self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
 
 def _open(path: Path, rows: pl.DataFrame, schema: Any) -> Any:
     """Open a file whose packing fits its first rows."""
-    # Imported with the first rows: it takes a fifth of a second.
     from pyarrow.parquet import ParquetWriter
 
     rising = [
@@ -101,11 +127,13 @@ def _open(path: Path, rows: pl.DataFrame, schema: Any) -> Any:
         and dtype != pl.Boolean
         and rows[name].n_unique() <= _FEW * max(rows.height, 1)
     ]
+    plain = [name for name in rows.columns if name not in rising and name not in few]
     return ParquetWriter(
         path,
         schema,
-        compression={name: "NONE" if name in rising else "ZSTD" for name in rows.columns},
-        compression_level={name: _LEVEL for name in rows.columns if name not in rising},
+        # What is packed already hardly gets smaller.
+        compression={name: "ZSTD" if name in plain else "NONE" for name in rows.columns},
+        compression_level=dict.fromkeys(plain, _LEVEL),
         use_dictionary=few,
         column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
         write_statistics=rising,

@@ -47,6 +47,7 @@ from marblemaker.replay import (
     bounds_of,
     manifest_of,
     new_run,
+    quiet_collector,
     refuse_live_venue,
     refuse_part_of_budget,
     summary_of,
@@ -161,7 +162,7 @@ def replay_compiled(
             recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,
             recorded=recorded, inputs=inputs,
         )  # fmt: skip
-        with event.install_listener("numba:compile", _Told(note)):
+        with quiet_collector(), event.install_listener("numba:compile", _Told(note)):
             return run.complete(progress)
 
 
@@ -240,14 +241,14 @@ class _Run:
         started = time.perf_counter()
         try:
             self._loop(progress)
+            loop_seconds = time.perf_counter() - started
+            files = self._close()
         finally:
             self._reader.shutdown(wait=True, cancel_futures=True)
             self._inputs.stop()
             self._outputs.stop()
-        loop_seconds = time.perf_counter() - started
         s = self._world[0]["state"][0]
         left = [int(n) for n in self._world[0]["orders"]["n"][: s["working"]]]
-        files = self._close()
         manifest = manifest_of(self._recording, self._settings, files)
         summary = summary_of(
             manifest,
@@ -417,8 +418,18 @@ class _Run:
         )
 
     def _close(self) -> dict[str, FileEntry]:
-        entries = {name: writer.close() for name, writer in self._writers.items()}
-        return entries | self._journal.close()
+        """Finish all files, inputs and outputs beside each other."""
+        entries: dict[str, FileEntry] = {}
+
+        def close_inputs() -> None:
+            entries.update({name: writer.close() for name, writer in self._writers.items()})
+
+        self._inputs.put(close_inputs)
+        if self._trace is not None:
+            self._outputs.put(self._trace.finish_tables)
+        answers = self._journal.close()
+        self._settle_disk()
+        return entries | answers
 
 
 class Lane:
