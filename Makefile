@@ -11,6 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/marble demo
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m marblemaker.compiled
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: $(VENV)/.installed-dev

@@ -100,17 +100,21 @@ def compiled_run() -> Any:
     return make_run(_version())
 
 
-def prepare(note: Callable[[str], None] = lambda text: None) -> None:
-    """Have the loop compiled, or loaded from the cache; ``note`` is told if it must be compiled."""
-    reader = ThreadPoolExecutor(1)
-    nothing = [
-        Feed(name, None, None, {}, by_seq=False, batch_rows=1, ahead=reader).columns
-        for name in MERGED
-    ]
-    reader.shutdown()
+def prepare(note: Callable[[str], None] = lambda text: None, *, signals: int = 1) -> None:
+    """Have the loop compiled, or loaded from the cache; ``note`` is told if it must be compiled.
+
+    With several ``signals``, however many, it is another one.
+    """
+    world = np.zeros(1, WORLD)
+    with ThreadPoolExecutor(1) as reader:
+        nothing = [
+            Feed(name, None, None, {}, by_seq=False, batch_rows=1, ahead=reader).columns
+            for name in MERGED
+        ]
+    others = Others(world[0], signals - 1, 1).columns
     with event.install_listener("numba:compile", _Told(note)):
         kinds: Callable[[Any], Any] = numba.typeof
-        compiled_run().compile(tuple(map(kinds, (np.zeros(1, WORLD), *nothing, False))))
+        compiled_run().compile(tuple(map(kinds, (world, *nothing, others, False))))
 
 
 class _Told(event.Listener):

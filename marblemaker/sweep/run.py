@@ -23,6 +23,7 @@ from marblemaker.sweep.page import write_page
 from marblemaker.sweep.plan import Plan, make_plan
 from marblemaker.sweep.store import Store
 from marblemaker.sweep.work import Engine, Task, replay_of
+from streams.recording import Recording
 
 __all__ = ["MOST_UNASKED", "SweepInterrupted", "Swept", "sweep"]
 
@@ -116,7 +117,7 @@ def sweep(
             say(f"{len(plan.fallback):,} settings are left to --engine rx")
         if done:
             say(f"{len(done):,} are done already, {len(tasks):,} are left")
-        computed = _compute(tasks, store, jobs, cluster, len(done), progress, say)
+        computed = _compute(plan, tasks, store, jobs, cluster, len(done), progress, say)
         frame = store.finish()
     shown: Path | None = None
     if page is not False:
@@ -136,6 +137,7 @@ def sweep(
 
 
 def _compute(
+    plan: Plan,
     tasks: list[Task],
     store: Store,
     jobs: int | None,
@@ -160,11 +162,17 @@ def _compute(
             run_on_cluster(cluster, iter(tasks), take, say)
         else:
             if any(task.engine == "compiled" for task in tasks):
-                prepare(say)  # once, not in every worker
+                _prepare(plan, say)  # once, not in every worker
             run_local(iter(tasks), min(jobs or _cores(), len(tasks)), take)
     except KeyboardInterrupt:
         raise SweepInterrupted(before + computed, before + len(tasks)) from None
     return computed
+
+
+def _prepare(plan: Plan, say: Callable[[str], None]) -> None:
+    """Have all loops compiled that the recordings need."""
+    for signals in {min(Recording(one.path, one.manifest).signals, 2) for one in plan.sources}:
+        prepare(say, signals=signals)
 
 
 def _silent(_message: str) -> None:
@@ -220,7 +228,7 @@ def _pace(plan: Plan) -> float:
     """Seconds that a replay takes on average, from the begin of one: never more than a moment."""
     source, task = plan.sources[0], next(plan.tasks(set()))
     if task.engine == "compiled":
-        prepare(_silent)
+        _prepare(plan, _silent)
     started = time.perf_counter()
     looks: list[tuple[float, int]] = [(0.0, 0)]
 
