@@ -21,7 +21,7 @@ from operators.tap import Tape
 
 __all__ = [
     "NULL", "SEED", "Packed", "Rolling", "cut", "fnv1a", "mixed", "new_tape", "warm_up",
-    "words_of_frame",
+    "warm_up_quotes", "words_of_frame",
 ]  # fmt: skip
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -206,6 +206,12 @@ def warm_up() -> None:
     words = Packed(cut(tape), 5).words
     one = np.zeros(1, np.int64)
     Rolling(1).take(words, one, one, words[0], words[1].view(np.int64))
+
+
+def warm_up_quotes() -> None:
+    """The same of the loop over quotes in columns."""
+    one = np.zeros(1, np.int64)
+    Rolling(1).take_quotes((*[one] * 7, np.zeros(1, np.uint8)))
 
 
 class Packed:

