@@ -7,7 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -106,16 +106,22 @@ def prepare(note: Callable[[str], None] = lambda text: None, *, signals: int = 1
 
     With several ``signals``, however many, it is another one.
     """
+    if min(signals, 2) in _PREPARED:
+        return
     world = np.zeros(1, WORLD)
-    with ThreadPoolExecutor(1) as reader:
-        nothing = [
-            Feed(name, None, None, {}, by_seq=False, batch_rows=1, ahead=reader).columns
-            for name in MERGED
-        ]
+    nothing = [
+        Feed(name, None, None, {}, by_seq=False, batch_rows=1, ahead=_InTurn()).columns
+        for name in MERGED
+    ]
     others = Others(world[0], signals - 1, 1).columns
     with event.install_listener("numba:compile", _Told(note)):
         kinds: Callable[[Any], Any] = numba.typeof
         compiled_run().compile(tuple(map(kinds, (world, *nothing, others, False))))
+    _PREPARED.add(min(signals, 2))
+
+
+_PREPARED: Final[set[int]] = set()
+"""Loops that this process has, by their signals: one, or two for several."""
 
 
 class _Told(event.Listener):
@@ -145,12 +151,15 @@ def replay_compiled(
     trace: bool = True,
     strict: bool = False,
     inputs: bool = True,
+    threads: bool = True,
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Do as ``marblemaker.replay.replay``: the same run folder, an order of magnitude sooner.
 
     Without ``inputs`` the folder has the tables of what the run did, and no copy of what it read.
+    Without ``threads`` it reads and writes in turn with the loop, for who has other work for the
+    other cores.
 
     ``note`` is told if code must be compiled first.
 
@@ -170,7 +179,7 @@ def replay_compiled(
     with new_run(out, [source], overwrite=overwrite) as folder:
         run = _Run(
             recording, settings, folder, batch_rows=batch_rows, trace=trace, bounds=bounds,
-            recorded=recorded, inputs=inputs,
+            recorded=recorded, inputs=inputs, threads=threads,
         )  # fmt: skip
         with quiet_collector():
             return run.complete(progress)
@@ -190,6 +199,7 @@ class _Run:
         bounds: bool,
         recorded: bool,
         inputs: bool,
+        threads: bool = True,
     ) -> None:
         refuse_live_venue([settings], recorded=recorded)
         self._recording, self._settings, self._folder = recording, settings, folder
@@ -219,7 +229,11 @@ class _Run:
             *asked, texts, first_ts=recording.manifest.first_ts or 0, position=0
         )
         self._by_seq = recording.is_numbered(paths)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="marble-read")
+
+        def worker(name: str) -> Executor:
+            return ThreadPoolExecutor(1, thread_name_prefix=name) if threads else _InTurn()
+
+        self._reader = worker("marble-read")
         target = settings.target_instrument
         self._feeds = {
             name: Feed(
@@ -244,7 +258,7 @@ class _Run:
         self._mark: int | None = None
         # The loop needs no lock of Python's: what it has put out is written beside it, inputs and
         # outputs each in their own order.
-        self._inputs, self._outputs = Lane("marble-inputs"), Lane("marble-outputs")
+        self._inputs, self._outputs = Lane(worker("marble-inputs")), Lane(worker("marble-outputs"))
 
     def complete(self, progress: Progress | None) -> dict[str, Any]:
         """Run to the end, write the folder, and return the summary."""
@@ -442,12 +456,24 @@ class _Run:
         return entries | answers
 
 
-class Lane:
-    """Writes on a thread of its own what it is given, in that order; few things wait."""
+class _InTurn(Executor):
+    """Does at once what it is given."""
 
-    def __init__(self, name: str) -> None:
-        """Name the thread."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class Lane:
+    """Writes what it is given one after the other; few things wait."""
+
+    def __init__(self, thread: Executor) -> None:
+        """Write on a thread."""
+        self._thread = thread
         self._waiting: deque[Future[None]] = deque()
 
     def put(self, write: Callable[[], None]) -> None:

@@ -145,7 +145,7 @@ def replay_of(engine: Engine) -> Callable[..., dict[str, Any]]:
     if engine == "compiled":
         from marblemaker.compiled.engine import replay_compiled
 
-        return partial(replay_compiled, inputs=False)
+        return partial(replay_compiled, inputs=False, threads=False)
     from marblemaker.replay import replay
 
     return replay
