@@ -20,11 +20,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from marblemaker.bundled import BUNDLED
 from marblemaker.cli import main
 from marblemaker.compiled import coverage
 from marblemaker.replay import replay
 from marblemaker.settings import SettingsError, load_settings
-from marblemaker.sweep import Swept, grid, random_search, sweep, write_page
+from marblemaker.sweep import Swept, grid, random_search, run, sweep, write_page
 from marblemaker.sweep.plan import make_plan, read_plan_file
 from marblemaker.sweep.scratch import clean_up, scratch_folder
 from marblemaker.sweep.store import Store
@@ -644,3 +645,11 @@ def test_what_the_compiled_engine_does_not_do_is_a_row_that_says_so_or_is_left_t
     assert _same(refused.frame[:1], left.frame[:1])
     plan = make_plan(recordings[:1], spreads, overrides=BASE, fallback=True)
     assert [task.engine for task in plan.tasks(set())] == ["compiled", "rx"]
+
+
+def test_the_pace_that_a_large_grid_is_told_is_that_of_a_replay() -> None:
+    plan = make_plan([BUNDLED], grid({"strategy.half_spread_bps": [5]}))
+    started = time.perf_counter()
+    pace = run._pace(plan)
+    # Two replays, and whatever had to be loaded before.
+    assert 0.0 < 2 * pace < 2 * (time.perf_counter() - started)
