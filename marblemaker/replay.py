@@ -59,10 +59,10 @@ from streams.recording import (
     schema_of,
     write_manifest,
 )
+from streams.row_groups import RowGroupWriter
 
 if TYPE_CHECKING:
     from marblemaker.trace import Trace
-from streams.row_groups import RowGroupWriter
 
 __all__ = [
     "Progress",
@@ -83,6 +83,7 @@ __all__ = [
 
 
 _TURN_SECONDS = 0.001
+"""See ``_short_turns``."""
 
 
 class ReplayError(RuntimeError):

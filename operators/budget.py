@@ -22,7 +22,10 @@ from reactivex.disposable import CompositeDisposable
 from operators.operator import Link
 from streams.events import OrderUpdate
 
-__all__ = ["Budget", "BudgetLimits", "Forecast", "accrued", "forecast", "gone_ns", "widening"]
+__all__ = [
+    "Budget", "BudgetLimits", "Forecast", "accrued", "forecast", "gone_ns", "saved_after_ns",
+    "usable_a_minute", "widening",
+]  # fmt: skip
 
 MINUTE_NS = 60 * 10**9
 KEPT_FOR_CANCELS = 0.1
@@ -45,6 +48,19 @@ class BudgetLimits(Struct, frozen=True, kw_only=True):
     max_quota: int = 5_000_000
     horizon_ns: int = 23_400 * 10**9
     """How long the quota shall last at least: a cash session of six and a half hours."""
+
+
+def usable_a_minute(limit: int) -> int:
+    """Transactions of a minute's limit that are not kept for cancels; a step."""
+    return max(1, limit - max(1, int(limit * KEPT_FOR_CANCELS)))
+
+
+def saved_after_ns(lacking: float, horizon_ns: int, quota: int) -> int:
+    """How long it takes until ``lacking`` orders more are saved up; a step.
+
+    Units: ns; a quota of orders lasts for the horizon.
+    """
+    return int(lacking * (horizon_ns / quota)) + 1
 
 
 def widening(have: float, whole: float) -> float:
@@ -153,8 +169,7 @@ class Budget:
         limit = self.limits.transactions_per_minute
         if limit is not None:
             self._forget(now_ns)
-            usable = max(1, limit - max(1, int(limit * KEPT_FOR_CANCELS)))
-            over = len(self._minute) - usable
+            over = len(self._minute) - usable_a_minute(limit)
             if over >= 0:
                 earliest = self._minute[over] + MINUTE_NS
         left = self.quota_left
@@ -165,7 +180,7 @@ class Budget:
                 return now_ns + FAR_NS
             lacking = cost - self._tokens
             if lacking > 0.0:
-                wait = int(lacking * (self.limits.horizon_ns / left)) + 1
+                wait = saved_after_ns(lacking, self.limits.horizon_ns, left)
                 earliest = max(earliest, now_ns + wait)
         return earliest
 

@@ -11,7 +11,7 @@ from marblemaker.compiled import steps
 from marblemaker.compiled import texts as t
 from marblemaker.compiled.layout import FEW, World
 from marblemaker.compiled.machine import compiled
-from operators.budget import FAR_NS, KEPT_FOR_CANCELS, MINUTE_NS, PORTION
+from operators.budget import FAR_NS, MINUTE_NS, PORTION
 from sinks.limits import (
     FREE_TRANSACTION_EVERY_NS,
     MAX_VOLUME_QUOTA,
@@ -150,8 +150,7 @@ def earliest_ns(w: World, now: int, cost: int) -> int:
     earliest = now
     if p.per_minute >= 0:
         forget(w, now)
-        usable = max(1, p.per_minute - max(1, int(p.per_minute * KEPT_FOR_CANCELS)))
-        over = b.minute_tail - b.minute_head - usable
+        over = b.minute_tail - b.minute_head - steps.usable_a_minute(p.per_minute)
         if over >= 0:
             earliest = w.minute[(b.minute_head + over) % len(w.minute)] + MINUTE_NS
     if b.quota != NULL:
@@ -162,7 +161,7 @@ def earliest_ns(w: World, now: int, cost: int) -> int:
             return now + FAR_NS
         lacking = cost - pace.tokens
         if lacking > 0.0:
-            earliest = max(earliest, now + int(lacking * (p.horizon_ns / b.quota)) + 1)
+            earliest = max(earliest, now + steps.saved_after_ns(lacking, p.horizon_ns, b.quota))
     return earliest
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from operators.anchor import anchor_price, anchor_price_1e16
 from operators.books import book_fault
-from operators.budget import accrued, gone_ns, widening
+from operators.budget import accrued, gone_ns, saved_after_ns, usable_a_minute, widening
 from operators.guards.age import age_limit_ns, life
 from operators.guards.basis import basis_bps
 from operators.guards.collar import believed, jump_bps
@@ -215,6 +215,14 @@ def _widening(source: random.Random) -> Arguments:
     return whole * source.choice((0.0, 0.0625, 0.5, 1.0, source.uniform(-0.1, 1.0))), whole
 
 
+def _usable(source: random.Random) -> Arguments:
+    return (source.choice((1, 2, 9, 10, 11, 60, source.randrange(1, 2**31))),)
+
+
+def _saved(source: random.Random) -> Arguments:
+    return source.random() * 40 + 1e-9, source.randrange(10**9, 2**53), source.randrange(1, 10**6)
+
+
 def _accrued(source: random.Random) -> Arguments:
     left, horizon = source.randrange(0, 5_000_000), source.randrange(1, 10**14)
     tokens = source.uniform(-10.0, left * 0.1)
@@ -270,6 +278,8 @@ STEPS: Sequence[tuple[Callable[..., Any], Draw]] = (
     (weighted_sum, lambda s: (_doubles(3)(s), _doubles(3)(s))),
     (widening, _widening),
     (accrued, _accrued),
+    (usable_a_minute, _usable),
+    (saved_after_ns, _saved),
     (
         gone_ns,
         lambda s: (
